@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from urllib.parse import quote
 
 import pyarrow as pa
@@ -44,13 +44,14 @@ VERSIONED = (
 )
 
 
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all: into a temporary file beside it, then renamed."""
+@contextmanager
+def whole_file(path: Path) -> Iterator[IO[bytes]]:
+    """Open a file to be written whole or not at all: into a temporary file beside it, renamed at the end."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part")
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(data)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
@@ -58,6 +59,12 @@ def write_bytes(path: Path, data: bytes) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all."""
+    with whole_file(path) as file:
+        file.write(data)
 
 
 def write_json(path: Path, obj: Any) -> None:
@@ -163,7 +170,7 @@ class StageWriter:
             raise ArtifactError(f"--out {out} holds files that are not a stillroom output; choose an empty folder")
         else:
             write_json(existing, self.run)
-        for part in (*out.glob(".*.part"), *out.glob("shards/.*.part")):
+        for part in (*out.glob(".*.part"), *out.glob("*/.*.part")):
             part.unlink(missing_ok=True)
 
     @contextmanager

@@ -97,24 +97,33 @@ def concepts(data: Data, out: Out, keep: Keep = None, config: Config = None, set
 @app.command()
 def train(
     recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe's name or a TOML file.")],
-    data: Data,
     out: Out,
+    data: Annotated[str | None, typer.Argument(metavar="[DATA]", help="As for filter; the recipe's otherwise.")] = None,
     keep: Keep = None,
     pseudo_labels: Annotated[Path | None, typer.Option("--concepts", help="Output of 'stillroom concepts'.")] = None,
     settings: Settings = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint.")] = False,
-    device: Annotated[str, typer.Option(help="torch device.")] = "cpu",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print recipe, sizes and estimates; train nothing.")
+    ] = False,
 ) -> None:
-    """Train a dual encoder."""
+    """Train a dual encoder, in one process or under torchrun."""
     from stillroom.config_io import load_config
+    from stillroom.evaluate.during_training import make_scorer
     from stillroom.train.config import TrainConfig
+    from stillroom.train.estimate import estimate_lines
     from stillroom.train.recipes import recipe_path
     from stillroom.train.run import run
 
     options = load_config(TrainConfig, path=recipe_path(recipe), settings=settings or ())
-    summary = run(data, options, out, keep=keep, concepts=pseudo_labels, resume=resume, device=device)
-    say(f"{summary['pairs']:,} pairs, {summary['samples']:,} samples in {summary['steps']:,} steps")
-    say(f"model: {out}")
+    if dry_run:
+        say("\n".join(estimate_lines(data, options, keep=keep, concepts=pseudo_labels)))
+        return
+    scorer = make_scorer(options.evaluation)
+    summary = run(data, options, out, keep=keep, concepts=pseudo_labels, resume=resume, scorer=scorer)
+    if summary:
+        say(f"{summary['pairs']:,} pairs, {summary['samples']:,} samples in {summary['steps']:,} steps")
+        say(f"model: {out}")
 
 
 @app.command()

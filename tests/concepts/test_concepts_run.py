@@ -8,8 +8,8 @@ import pyarrow as pa
 import pytest
 
 from stillroom.artifacts import StageWriter, open_stage
+from stillroom.concepts import join, steps
 from stillroom.concepts import labels as labels_module
-from stillroom.concepts import steps
 from stillroom.concepts.config import ConceptsConfig, HeadConfig
 from stillroom.concepts.join import load_pseudo_labels
 from stillroom.concepts.labels import is_held_out, load_heads
@@ -90,17 +90,32 @@ def test_heads_are_of_the_vocabulary(finished):
 def test_labels_are_found_by_shard_and_key(finished):
     out, _ = finished
     found = load_pseudo_labels(out)
-    assert found.object_ids.shape == (47, 3)
-    assert (found.object_ids.dtype, found.object_probs.dtype) == (np.int32, np.float16)
-    assert "circle" in found.objects
+    assert found.sizes.keys() == {"objects", "attributes"}
+    assert "circle" in found.names["objects"]
     stage = open_stage(out, "concepts")
-    name = stage.shards[1]
-    rows = found.rows([(name, "00003"), (stage.shards[0], "00000")])
+    name, first = stage.shards[1], stage.shards[0]
+    ids, probs = found.lookup([name, first, name], ["00003", "00000", "00001"])["objects"]
+    assert (ids.dtype, probs.dtype, ids.shape) == (np.int64, np.float32, (3, 3))
     stored = np.array(stage.shard(name)["object_ids"].to_pylist())
-    assert found.object_ids[rows[0]].tolist() == stored[3].tolist()
-    assert rows[1] == 0
-    with pytest.raises(DataError, match=r"2 of 3 pairs have no pseudo-labels, e\.g\. .*-00003/00000, elsewhere/1"):
-        found.rows([(name, "00003"), (stage.shards[3], "00000"), ("elsewhere", "1")])
+    assert ids[[0, 2]].tolist() == stored[[3, 1]].tolist()
+    assert ids[1].tolist() == stage.shard(first)["object_ids"].to_pylist()[0]
+    assert found.has(name, "00003")
+    assert not found.has("elsewhere", "1")
+    with pytest.raises(DataError, match=r"1 of 2 pairs have no pseudo-labels, e\.g\. elsewhere/1"):
+        found.lookup([name, "elsewhere"], ["00003", "1"])
+    with pytest.raises(DataError, match="e.g. .*-00003/00000"):
+        found.lookup([stage.shards[3]], ["00000"])
+
+
+def test_labels_of_few_shards_are_held_at_once(finished, monkeypatch):
+    found = load_pseudo_labels(finished[0])
+    names = found.stage.shards[:3]
+    before = found.lookup(names, ["00001"] * 3)
+    monkeypatch.setattr(join, "ROWS_IN_MEMORY", 1)
+    again = load_pseudo_labels(finished[0])
+    after = again.lookup(names, ["00001"] * 3)
+    assert all(np.array_equal(before[kind][0], after[kind][0]) for kind in before)
+    assert len(again._held) == 1
 
 
 @pytest.mark.parametrize("killed_in", ["parse", "features", "heads", "labels"])
@@ -158,7 +173,7 @@ def test_keep_uses_the_filters_pairs_only(pairs, finished, tmp_path):
     writer.finish({"kept": 18}, shards=list(names), timings={})
     summary = run(pairs, TINY, tmp_path / "out", keep)
     assert (summary["captions"], summary["pairs"]) == (18, 17)
-    assert set(load_pseudo_labels(tmp_path / "out").index[names[1]]) == set(keys[::2])
+    assert set(load_pseudo_labels(tmp_path / "out").shard(names[1]).row) == set(keys[::2])
 
 
 def test_an_edited_vocabulary_is_used(pairs, finished, tmp_path):
@@ -169,10 +184,8 @@ def test_an_edited_vocabulary_is_used(pairs, finished, tmp_path):
     config = dataclasses.replace(TINY, vocabulary=str(edited))
     summary = run(pairs, config, tmp_path / "out")
     found = load_pseudo_labels(tmp_path / "out")
-    assert found.objects == ("line", "circle")
-    assert found.attributes == ()
-    assert not found.attribute_probs.any()
-    assert (found.object_probs[:, 2] == 0).all()  # two concepts, k is 3
+    assert found.names == {"objects": ("line", "circle")}
+    assert (found.shard(found.stage.shards[0]).probs["objects"][:, 2] == 0).all()  # two concepts, k is 3
     assert summary["heads"].keys() == {"objects"}
     (tmp_path / "out" / "objects.csv").write_text("name\ncircle\nline\n")
     with pytest.raises(ArtifactError, match="not the vocabulary its labels were made with"):

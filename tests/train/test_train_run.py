@@ -6,12 +6,16 @@ import tarfile
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from PIL import Image, ImageDraw
 
 from stillroom import load_model
+from stillroom.artifacts import StageWriter
+from stillroom.concepts.vocabulary import Concept, format_vocabulary, vocabulary_digest
 from stillroom.config_io import build
+from stillroom.data import open_data
 from stillroom.errors import ArtifactError, ConfigError, DataError, StillroomError
 from stillroom.train import loop
 from stillroom.train.config import TrainConfig
@@ -59,6 +63,7 @@ def config(**changes):
         "batch_size": 8,
         "checkpoint_samples": 32,
         "workers": 2,
+        "device": "cpu",
     }
     return build(TrainConfig, {**values, **changes}, source="test")
 
@@ -69,6 +74,11 @@ def _one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+def checkpoint(folder):
+    (path,) = (folder / "checkpoints").glob("step-*.pt")
+    return path
 
 
 def weights(folder):
@@ -90,9 +100,8 @@ def trained(data, tmp_path_factory):
 
 def test_a_run_counts_what_it_left_out_and_logs(trained):
     out, summary = trained
-    assert summary["pairs"] == 46
+    assert summary["pairs"] == 47
     assert summary["steps"] == 12
-    assert summary["distinct_captions"] == 12
     assert summary["faults"] == {"caption_empty": 1, "image_unreadable": 1}
     assert {fault["key"] for fault in summary["listed_faults"]} == {"00005", "00006"}
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
@@ -118,7 +127,7 @@ def test_the_checkpoint_has_open_clips_keys_and_loads(trained):
     from open_clip.factory import load_checkpoint
 
     out, _ = trained
-    path = out / "checkpoints" / "latest.pt"
+    path = checkpoint(out)
     state = torch.load(path, weights_only=True)
     assert {"epoch", "name", "state_dict", "optimizer"} <= state.keys()
     model, _, _ = load_model(str(path))
@@ -135,9 +144,11 @@ def test_one_seed_one_result_and_another_seed_another(data, trained, tmp_path):
     assert not equal(weights(trained[0]), weights(tmp_path / "other"))
 
 
-def test_decoding_on_the_fly_gives_the_same_weights(data, trained, tmp_path):
+def test_a_stream_of_pictures_gives_the_same_weights_and_faults_as_memory(data, trained, tmp_path):
     run(data, config(pixel_cache_mb=0), tmp_path / "b")
     assert equal(weights(trained[0]), weights(tmp_path / "b"))
+    for name in ("metrics.jsonl", "faults.json", "summary.json"):
+        assert (trained[0] / name).read_text() == (tmp_path / "b" / name).read_text()
 
 
 @pytest.mark.parametrize("killed_at", [5, 9])
@@ -145,10 +156,10 @@ def test_a_killed_run_resumes_to_the_same_weights_and_log(data, trained, tmp_pat
     out = tmp_path / "killed"
     step = loop.Trainer.step
 
-    def dying(self, number):
+    def dying(self, number, batch):
         if number == killed_at:
             raise KeyboardInterrupt
-        return step(self, number)
+        return step(self, number, batch)
 
     monkeypatch.setattr(loop.Trainer, "step", dying)
     with pytest.raises(KeyboardInterrupt):
@@ -183,18 +194,18 @@ def test_a_locked_text_tower_is_stored_once_and_stays(data, tmp_path):
     torch.manual_seed(0)
     from stillroom.train.setup import build_model
 
-    _, fresh, _ = build_model(build(TrainConfig, {"model": locked}, source="t").model)
+    _, fresh, _ = build_model(config(model=locked).model)
     after = weights(tmp_path / "a")
     moved = {name for name, tensor in fresh.state_dict().items() if not torch.equal(tensor, after[name])}
     assert "visual.conv1.weight" in moved
-    assert all(name.startswith("visual.") or name == "logit_scale" for name in moved)
+    assert all(name.startswith("visual.") or name in ("logit_scale", "text_projection") for name in moved)
 
 
 def test_stored_text_features_change_no_weight_and_serve_the_next_run(data, tmp_path, monkeypatch):
     locked = {"open_clip": MODEL, "lock_text": True}
     run(data, config(model=locked), tmp_path / "plain")
     run(data, config(model=locked, cache=str(tmp_path / "kept")), tmp_path / "first")
-    assert len(list((tmp_path / "kept").glob("train-texts-*.npy"))) == 1
+    assert len(list((tmp_path / "kept").glob("train-texts-*.npz"))) == 1
     from stillroom.train import texts
 
     monkeypatch.setattr(texts, "trunk_features", None)
@@ -203,55 +214,100 @@ def test_stored_text_features_change_no_weight_and_serve_the_next_run(data, tmp_
     assert equal(weights(tmp_path / "plain"), weights(tmp_path / "second"))
 
 
-def test_stored_text_features_tell_tokenizers_apart(tmp_path):
-    from stillroom.train.texts import stored_features
+def test_stored_text_features_are_found_by_caption_and_added_to(tmp_path, monkeypatch):
+    from stillroom.train import texts
 
     class Tower(torch.nn.Linear):
         def encode_text(self, tokens):
             return tokens.float()
 
     def tokenizer(length):
-        return lambda texts: torch.tensor([[len(text)] * length for text in texts])
+        return lambda captions: torch.tensor([[len(caption)] * length for caption in captions])
 
-    tower, texts, place = Tower(1, 1), ["a", "bcd"], torch.device("cpu")
-    short, long = (stored_features(tower, tokenizer(n), texts, place, tmp_path) for n in (1, 2))
-    assert short.tolist() == [[1.0], [3.0]]
-    assert long.tolist() == [[1.0, 1.0], [3.0, 3.0]]
+    def features(captions, length=1):
+        place = torch.device("cpu")
+        return texts.text_features(Tower(1, 1), tokenizer(length), captions, device=place, cache=tmp_path)
+
+    torch.manual_seed(0)
+    state = Tower(1, 1).state_dict()
+    monkeypatch.setattr(texts, "trunk_state", lambda model, tower: state)
+    asked = []
+    compute = texts.trunk_features
+    monkeypatch.setattr(texts, "trunk_features", lambda m, t, c, d: asked.append(c) or compute(m, t, c, d))
+    features(["a", "bcd"])
+    both = features(["bcd", "ef"])
+    assert asked == [["a", "bcd"], ["ef"]]
+    assert both.rows(texts.caption_ids(["ef", "a", "bcd", "ef"])).tolist() == [[2.0], [1.0], [3.0], [2.0]]
+    assert both.has(texts.caption_ids(["a", "zz"])).tolist() == [True, False]
+    assert features(["a"], length=2).rows(texts.caption_ids(["a"])).tolist() == [[1.0, 1.0]]
+    path = next(tmp_path.glob("*.npz"))
+    for file in tmp_path.glob("*.npz"):
+        file.write_bytes(b"broken")
+    with pytest.raises(ArtifactError, match="cannot be read .* delete it"):
+        features(["a"])
+    assert path.exists()
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_samples(data, tmp_path, monkeypatch):
-    monkeypatch.setattr(loop.Trainer, "total", lambda self, terms: terms["contrastive"] * float("nan"))
+    from stillroom.train import gradients
+
+    monkeypatch.setattr(gradients, "weighted_sum", lambda terms, config: terms["contrastive"] * float("nan"))
     with pytest.raises(StillroomError, match=r"not finite at step 0 .*00000/0"):
         run(data, config(), tmp_path / "a")
+    listed = json.loads((tmp_path / "a" / "not_finite.json").read_text())
+    assert len(listed["batch"]) in (7, 8)
 
 
-def test_concept_targets_teach_the_heads_and_leave_with_them(data, tmp_path, monkeypatch):
-    from stillroom.train import setup
-    from stillroom.train.objective import ConceptTargets
+def labels(folder, shard, keys):
+    """Write an output of `stillroom concepts` with 4 objects and 4 attributes."""
+    names = [Concept(name=name, count=1, examples=()) for name in "abcd"]
+    writer = StageWriter(folder, stage="concepts", config={}, inputs={}, seed=0)
+    rng = np.random.default_rng(0)
+    columns = {"key": pa.array(keys)}
+    for kind in ("object", "attribute"):
+        ids = pa.array(np.argsort(rng.random((len(keys), 4)))[:, :2].ravel().astype(np.uint32))
+        columns[f"{kind}_ids"] = pa.FixedSizeListArray.from_arrays(ids, 2)
+        probs = pa.array(np.full(2 * len(keys), 0.5, np.float16))
+        columns[f"{kind}_probs"] = pa.FixedSizeListArray.from_arrays(probs, 2)
+    writer.write_shard(shard, pa.table(columns))
+    for kind in ("objects", "attributes"):
+        (folder / f"{kind}.csv").write_bytes(format_vocabulary(names))
+    sizes = {kind: {"digest": vocabulary_digest(names), "size": 4} for kind in ("objects", "attributes")}
+    writer.finish({"vocabulary": sizes}, shards=[shard], timings={})
+    return folder
 
-    def targets(folder, pairs):
-        rng = np.random.default_rng(0)
-        ids = {kind: rng.integers(0, 4, (len(pairs), 2)).astype(np.uint32) for kind in ("objects", "attributes")}
-        probs = {kind: np.full((len(pairs), 2), 0.5, np.float16) for kind in ids}
-        return ConceptTargets(ids=ids, probs=probs, sizes={"objects": 4, "attributes": 4})
 
-    monkeypatch.setattr(setup, "concept_targets", targets)
-    folder = tmp_path / "concepts"
-    folder.mkdir()
-    (folder / "manifest.json").write_text("{}")
-    summary = run(data, config(loss={"concept_weight": 1.0}), tmp_path / "a", concepts=folder)
+def test_concept_labels_teach_the_heads_and_leave_with_them(data, tmp_path):
+    (shard,) = open_data(data)
+    folder = labels(tmp_path / "concepts", shard.name, [f"{index:05d}" for index in range(48) if index != 5])
+    summary = run(data, config(loss={"concept_weight": 0.5}), tmp_path / "a", concepts=folder)
     assert summary["concepts"] == {"objects": 4, "attributes": 4}
     last = json.loads((tmp_path / "a" / "metrics.jsonl").read_text().splitlines()[-1])
-    assert last["loss"] == pytest.approx(last["contrastive"] + last["objects"] + last["attributes"], rel=1e-5)
-    state = torch.load(tmp_path / "a" / "checkpoints" / "latest.pt", weights_only=True)
+    total = last["contrastive"] + 0.5 * (last["objects"] + last["attributes"])
+    assert last["loss"] == pytest.approx(total, rel=1e-5)
+    state = torch.load(checkpoint(tmp_path / "a"), weights_only=True)
     assert state["concept_heads"]["objects.weight"].shape == (4, 16)
     assert not any("objects" in name for name in weights(tmp_path / "a"))
+    run(data, config(loss={"concept_weight": 0.5}, pixel_cache_mb=0), tmp_path / "b", concepts=folder)
+    assert equal(weights(tmp_path / "a"), weights(tmp_path / "b"))
+
+
+def test_labels_that_miss_pairs_or_shards_are_refused(data, tmp_path):
+    (shard,) = open_data(data)
+    few = labels(tmp_path / "few", shard.name, ["00000", "00001"])
+    with pytest.raises(DataError, match=r"44 of 46 pairs have no pseudo-labels, e\.g\. .*00000/00002"):
+        run(data, config(loss={"concept_weight": 1.0}), tmp_path / "a", concepts=few)
+    other = labels(tmp_path / "other", "elsewhere", ["00000"])
+    with pytest.raises(DataError, match="1 of 1 shards have no pseudo-labels"):
+        run(data, config(loss={"concept_weight": 1.0}), tmp_path / "b", concepts=other)
 
 
 def test_bad_input_is_one_clear_line(data, tmp_path):
     with pytest.raises(ConfigError, match="no pseudo-labels"):
         run(data, config(loss={"concept_weight": 1.0}), tmp_path / "a")
-    with pytest.raises(ConfigError, match="batch_size is 64 but only 46 pairs"):
+    with pytest.raises(DataError, match="batch_size is 47 but only 46 pairs"):
+        run(data, config(batch_size=47), tmp_path / "b")
+    with pytest.raises(DataError, match="batch_size is 64 but only 47 pairs"):
         run(data, config(batch_size=64), tmp_path / "b")
     with pytest.raises(ArtifactError, match="not a finished output of 'stillroom filter'"):
         run(data, config(), tmp_path / "c", keep=tmp_path)
@@ -263,7 +319,9 @@ def test_bad_input_is_one_clear_line(data, tmp_path):
     with pytest.raises(DataError, match="no model 'nothing'"):
         run(data, config(model={"start_from": "nothing"}), tmp_path / "f")
     with pytest.raises(ConfigError, match="device is 'gpu9'"):
-        run(data, config(), tmp_path / "g", device="gpu9")
+        run(data, config(device="gpu9"), tmp_path / "g")
+    with pytest.raises(ConfigError, match="no DATA"):
+        run(None, config(), tmp_path / "h")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -278,6 +336,6 @@ def test_recipes_load_and_a_wrong_name_lists_them():
     from stillroom.config_io import load_config
 
     for name in recipe_names():
-        assert load_config(TrainConfig, path=recipe_path(name)).steps > 0
+        assert load_config(TrainConfig, path=recipe_path(name)).steps(1_000_000) > 0
     with pytest.raises(ConfigError, match="student_minilm"):
         recipe_path("no_recipe")

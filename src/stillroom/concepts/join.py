@@ -1,8 +1,9 @@
-"""Pseudo-labels as arrays for training, found by (shard, key)."""
+"""Pseudo-labels for training, found by (shard, key), a few shards in memory at a time."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,79 +15,111 @@ from stillroom.concepts.vocabulary import read_vocabulary, vocabulary_digest
 from stillroom.errors import ArtifactError, DataError
 
 KINDS = ("objects", "attributes")
-NAMED_MISSING = 5
+# Column prefixes of the two kinds.
+PREFIX = {"objects": "object", "attributes": "attribute"}
+# About 300 bytes a row with its key, so half a gigabyte at the most.
+ROWS_IN_MEMORY = 2_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
-class PseudoLabels:
-    """The labels of N pictures.
+class ShardLabels:
+    """The labels of one shard's n pictures.
 
     Attributes:
-        object_ids: (N, k) int32, indices into `objects`; padding has id 0 and probability 0.
-        object_probs: (N, k) float16, falling, sums to 1 in a row (but for rounding).
-        attribute_ids: (N, k) int32, indices into `attributes`.
-        attribute_probs: (N, k) float16; all 0 where there is no attribute vocabulary.
-        objects: names.
-        attributes: names.
-        index: shard -> key -> row.
+        row: key -> row.
+        ids: kind -> (n, k) uint32, indices into the kind's names; padding has id 0 and probability 0.
+        probs: kind -> (n, k) float16, falling, sums to 1 in a row (but for rounding).
     """
 
-    object_ids: np.ndarray
-    object_probs: np.ndarray
-    attribute_ids: np.ndarray
-    attribute_probs: np.ndarray
-    objects: tuple[str, ...]
-    attributes: tuple[str, ...]
-    index: Mapping[str, Mapping[str, int]]
+    row: Mapping[str, int]
+    ids: Mapping[str, np.ndarray]
+    probs: Mapping[str, np.ndarray]
 
-    def rows(self, pairs: Iterable[tuple[str, str]]) -> np.ndarray:
-        """Return the row of each (shard, key), (n,) int64.
+
+class PseudoLabels:
+    """A finished output of `stillroom concepts`; made by `load_pseudo_labels`.
+
+    Attributes:
+        names: kind -> its concepts' names, for kinds that have any.
+    """
+
+    def __init__(self, stage: StageOutput, names: Mapping[str, tuple[str, ...]]) -> None:
+        self.stage = stage
+        self.names = {kind: found for kind, found in names.items() if found}
+        self._known = frozenset(stage.shards)
+        self._held: OrderedDict[str, ShardLabels] = OrderedDict()
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Kind -> number of concepts."""
+        return {kind: len(found) for kind, found in self.names.items()}
+
+    def shard(self, name: str) -> ShardLabels | None:
+        """Return a shard's labels, or None if it has none."""
+        if name not in self._known:
+            return None
+        if name in self._held:
+            self._held.move_to_end(name)
+            return self._held[name]
+        table = self.stage.shard(name)
+        found = ShardLabels(
+            row={key: row for row, key in enumerate(table["key"].to_pylist())},
+            ids={kind: fixed_lists(table, f"{PREFIX[kind]}_ids") for kind in self.names},
+            probs={kind: fixed_lists(table, f"{PREFIX[kind]}_probs") for kind in self.names},
+        )
+        self._held[name] = found
+        while len(self._held) > 1 and sum(len(labels.row) for labels in self._held.values()) > ROWS_IN_MEMORY:
+            self._held.popitem(last=False)
+        return found
+
+    def has(self, shard: str, key: str) -> bool:
+        """Whether a pair has labels."""
+        labels = self.shard(shard)
+        return labels is not None and key in labels.row
+
+    def lookup(self, shards: Sequence[str], keys: Sequence[str]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Return kind -> ids (n, k) int64 and probabilities (n, k) float32 of n pairs.
 
         Raises:
-            DataError: some have no labels; a few are named.
+            DataError: one has no labels.
         """
-        nothing: Mapping[str, int] = {}
-        wanted = list(pairs)
-        rows = np.fromiter((self.index.get(shard, nothing).get(key, -1) for shard, key in wanted), np.int64)
-        if (rows < 0).any():
-            missing = np.flatnonzero(rows < 0)
-            few = ", ".join("/".join(wanted[place]) for place in missing[:NAMED_MISSING])
-            raise DataError(
-                f"{len(missing):,} of {len(wanted):,} pairs have no pseudo-labels, e.g. {few}: "
-                "run 'stillroom concepts' on the same DATA and --keep as the training"
-            )
-        return rows
+        places: dict[str, list[int]] = {}
+        for place, shard in enumerate(shards):
+            places.setdefault(shard, []).append(place)
+        ids: dict[str, np.ndarray] = {}
+        probs: dict[str, np.ndarray] = {}
+        for shard, own in places.items():
+            labels = self.shard(shard)
+            lost = own if labels is None else [place for place in own if keys[place] not in labels.row]
+            if labels is None or lost:
+                raise DataError(missing_line(len(lost), len(keys), [(shard, keys[lost[0]])]))
+            rows = [labels.row[keys[place]] for place in own]
+            for kind in self.names:
+                k = labels.ids[kind].shape[1]
+                ids.setdefault(kind, np.empty((len(keys), k), np.int64))[own] = labels.ids[kind][rows]
+                probs.setdefault(kind, np.empty((len(keys), k), np.float32))[own] = labels.probs[kind][rows]
+        return {kind: (ids[kind], probs[kind]) for kind in ids}
+
+
+def missing_line(missing: int, total: int, few: Sequence[tuple[str, str]]) -> str:
+    """Return what to tell the user of pairs without labels."""
+    named = ", ".join("/".join(pair) for pair in few)
+    return (
+        f"{missing:,} of {total:,} pairs have no pseudo-labels, e.g. {named}: "
+        "run 'stillroom concepts' on the same DATA and --keep as the training"
+    )
 
 
 def load_pseudo_labels(folder: Path) -> PseudoLabels:
-    """Read a finished output of `stillroom concepts`.
+    """Open a finished output of `stillroom concepts`.
 
     Raises:
         ArtifactError: absent, unfinished, of another stage, or its vocabulary was changed afterwards.
     """
     stage = open_stage(folder, "concepts")
-    names = {kind: _names(stage, kind) for kind in KINDS}
-    parts: dict[str, list[np.ndarray]] = {}
-    index: dict[str, dict[str, int]] = {}
-    start = 0
-    for shard, table in stage.tables():
-        keys = table["key"].to_pylist()
-        index[shard] = {key: start + place for place, key in enumerate(keys)}
-        start += len(keys)
-        for column in table.column_names[1:]:
-            parts.setdefault(column, []).append(fixed_lists(table, column))
-    arrays = {column: np.concatenate(blocks) for column, blocks in parts.items()}
-    if not arrays:
+    if not stage.shards:
         raise ArtifactError(f"{folder} holds no shards")
-    return PseudoLabels(
-        object_ids=arrays["object_ids"].astype(np.int32),
-        object_probs=arrays["object_probs"],
-        attribute_ids=arrays["attribute_ids"].astype(np.int32),
-        attribute_probs=arrays["attribute_probs"],
-        objects=names["objects"],
-        attributes=names["attributes"],
-        index=index,
-    )
+    return PseudoLabels(stage, {kind: _names(stage, kind) for kind in KINDS})
 
 
 def _names(stage: StageOutput, kind: str) -> tuple[str, ...]:

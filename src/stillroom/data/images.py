@@ -79,10 +79,15 @@ def decode_image(data: bytes, *, reduce_to: int | None = None) -> Image.Image:
     """
     image = open_image(data)
     try:
+        box = None
         if reduce_to is not None and image.format == "JPEG":
-            image.draft("RGB", (reduce_to, reduce_to))
+            _, box = image.draft("RGB", (reduce_to, reduce_to)) or (None, None)
         image.load()
-        return _upright(_over_white(image), _orientation(image))
+        picture = _over_white(image)
+        if box is not None and picture.size != box[2:]:
+            # The last row or column lies partly beyond the picture. Kept, it would stretch the rest by up to a pixel.
+            picture = picture.crop((0, 0, int(box[2]), int(box[3])))
+        return _upright(picture, _orientation(image))
     except Exception as error:  # noqa: BLE001 - see open_image
         raise ImageError(IMAGE_TRUNCATED, _one_line(error)) from None
 

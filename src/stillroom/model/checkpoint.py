@@ -6,12 +6,11 @@ tokenizer and `config.json`. Nothing is ever unpickled: checkpoints load with `w
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from stillroom.artifacts import write_bytes, write_json
+from stillroom.artifacts import whole_file, write_bytes, write_json
 from stillroom.errors import ArtifactError
 from stillroom.model.towers import CONFIG_FILE, one_line
 
@@ -22,9 +21,8 @@ def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
     """Write a training checkpoint atomically; `state` holds tensors and plain values only."""
     import torch
 
-    buffer = io.BytesIO()
-    torch.save(dict(state), buffer)
-    write_bytes(path, buffer.getvalue())
+    with whole_file(path) as file:
+        torch.save(dict(state), file)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -42,14 +40,19 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     return state
 
 
-def save_model_folder(folder: Path, config: Mapping[str, Any], model: Any, tokenizer: Any) -> None:
-    """Write config, weights and tokenizer so that open_clip loads the folder by `local-dir:`."""
-    from safetensors.torch import save
-
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+def save_model_config(folder: Path, config: Mapping[str, Any], model: Any, tokenizer: Any) -> None:
+    """Write what a model folder holds beside the weights: config and, for Hugging Face text towers, tokenizer."""
     text_config: Any = getattr(getattr(model, "text", None), "config", None)
     if hasattr(text_config, "to_json_string"):
         write_bytes(folder / "config.json", text_config.to_json_string().encode())
         tokenizer.tokenizer.save_pretrained(folder)
     write_json(folder / CONFIG_FILE, config)
+
+
+def save_model_folder(folder: Path, config: Mapping[str, Any], model: Any, tokenizer: Any) -> None:
+    """Write config, weights and tokenizer so that open_clip loads the folder by `local-dir:`."""
+    from safetensors.torch import save
+
+    save_model_config(folder, config, model, tokenizer)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     write_bytes(folder / WEIGHTS_FILE, save(tensors))

@@ -7,15 +7,22 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from stillroom.data.config import DataConfig
-from stillroom.errors import ConfigError
+from stillroom.train.config_loss import EmaConfig, LossConfig, require
 
-# Fields that say how the work is done, not what comes out; they are not part of a run's identity.
-RUNTIME = ("pixel_cache_mb", "workers", "cache")
-
-
-def _require(condition: bool, message: str) -> None:  # noqa: FBT001 - reads as an assertion
-    if not condition:
-        raise ConfigError(message)
+# Fields that say how the work is done, not what comes out; they are not part of a run's identity. (Micro-batches
+# change rounding, and what batch norm sees; they may be changed between a run and its resumption all the same.)
+RUNTIME = (
+    "inputs",
+    "micro_batch",
+    "pixel_cache_mb",
+    "checkpoint_samples",
+    "checkpoint_minutes",
+    "keep_checkpoints",
+    "tensorboard",
+    "workers",
+    "cache",
+    "device",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +35,13 @@ class ModelConfig:
         start_from: anything `stillroom.load_model` loads; training goes on from its weights.
         pretrained_image: load timm's weights into a timm image tower.
         pretrained_text: load the Hugging Face weights into an `hf_model_name` text tower.
-        lock_text: freeze the text tower; its projection, where it has one, keeps learning.
+        lock_image: freeze the image tower; its projection, where it has one, keeps learning. Without random changes
+            to the pictures it then runs once per picture.
+        unlocked_image_groups: with `lock_image`, the last so many groups of layers keep learning.
+        lock_text: freeze the text tower; its projection, where it has one, keeps learning. It then runs once per
+            distinct caption.
+        unlocked_text_layers: with `lock_text`, the last so many layers keep learning.
+        gradient_checkpointing: keep less for the backward pass and compute it again; slower, for large towers.
     """
 
     name: str | None = None
@@ -36,72 +49,74 @@ class ModelConfig:
     start_from: str | None = None
     pretrained_image: bool = False
     pretrained_text: bool = False
+    lock_image: bool = False
+    unlocked_image_groups: int = 0
     lock_text: bool = False
+    unlocked_text_layers: int = 0
+    gradient_checkpointing: bool = False
 
     def __post_init__(self) -> None:
         given = [key for key in ("name", "open_clip", "start_from") if getattr(self, key) is not None]
-        _require(len(given) == 1, f"model: give exactly one of name, open_clip, start_from, not {given or 'none'}")
+        require(len(given) == 1, f"model: give exactly one of name, open_clip, start_from, not {given or 'none'}")
         if self.open_clip is not None:
             unknown = set(self.open_clip) - {"model_cfg", "preprocess_cfg"}
-            _require("model_cfg" in self.open_clip, "model.open_clip has no model_cfg table")
-            _require(not unknown, f"model.open_clip: unknown key {sorted(unknown)}; allowed: model_cfg, preprocess_cfg")
+            require("model_cfg" in self.open_clip, "model.open_clip has no model_cfg table")
+            require(not unknown, f"model.open_clip: unknown key {sorted(unknown)}; allowed: model_cfg, preprocess_cfg")
+        for tower, key in (("image", "unlocked_image_groups"), ("text", "unlocked_text_layers")):
+            number = getattr(self, key)
+            require(number >= 0, f"model.{key} is {number}; it must be 0 or more")
+            require(
+                number == 0 or getattr(self, f"lock_{tower}"), f"model.{key} is {number}, but lock_{tower} is not set"
+            )
 
-
-@dataclass(frozen=True, kw_only=True)
-class LossConfig:
-    """What is minimised: a contrastive loss plus, with `concept_weight` above 0, concept distillation.
-
-    Attributes:
-        contrastive: InfoNCE or HN-NCE (DiHT).
-        alpha: weight of the positive in HN-NCE's denominator, in [0, 1].
-        beta: hardness of HN-NCE's negatives, 0 or more; the paper's value is not known to us, 0.25 is common elsewhere.
-        exclude_identical_captions: pairs with the same caption are not each other's negatives (our choice).
-        concept_weight: weight of the two concept terms; needs pseudo-labels.
-    """
-
-    contrastive: Literal["info_nce", "hard_negative_nce"] = "hard_negative_nce"
-    alpha: float = 1.0
-    beta: float = 0.25
-    exclude_identical_captions: bool = True
-    concept_weight: float = 1.0
-
-    def __post_init__(self) -> None:
-        _require(0 <= self.alpha <= 1, f"loss.alpha is {self.alpha}; it must be in [0, 1]")
-        _require(self.beta >= 0, f"loss.beta is {self.beta}; it must be 0 or more")
-        _require(self.concept_weight >= 0, f"loss.concept_weight is {self.concept_weight}; it must be 0 or more")
+    @property
+    def stores_text(self) -> bool:
+        """Whether the text trunk is frozen as a whole, so that its features can be stored."""
+        return self.lock_text and self.unlocked_text_layers == 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """AdamW with linear warm-up and a cosine to zero.
+    """AdamW or SGD with linear warm-up and a cosine to zero.
 
     Attributes:
+        name: "adamw", or "sgd" with momentum `beta1`.
         lr: peak learning rate.
-        weight_decay: on matrices; biases, norms and the logit scale have none.
-        beta1: AdamW's first-moment decay.
+        weight_decay: on matrices; biases, norms and scales have none.
+        beta1: AdamW's first-moment decay; SGD's momentum.
         beta2: AdamW's second-moment decay (0.98 as in CLIP).
         eps: AdamW's epsilon.
         warmup_samples: samples over which the rate rises linearly from 0.
+        schedule: "cosine" falls to zero at the end, "constant" does not fall.
+        image_lr_multiplier: rate of the image tower over `lr`.
+        text_lr_multiplier: rate of the text tower over `lr`.
         heads_lr_multiplier: rate of the concept heads over `lr` (10, recollected from DiHT, not verified).
         heads_weight_decay: decay of the concept heads (0.01, recollected from DiHT, not verified).
         max_grad_norm: gradients are scaled down to this norm; None leaves them.
-        max_logit_scale: the learnt scale is clamped to at most this (100 as in CLIP).
+        max_logit_scale: learnt scales are clamped to [1, this] (100 as in CLIP).
     """
 
+    name: Literal["adamw", "sgd"] = "adamw"
     lr: float = 1e-3
     weight_decay: float = 0.1
     beta1: float = 0.9
     beta2: float = 0.98
     eps: float = 1e-6
     warmup_samples: int = 10_000
+    schedule: Literal["cosine", "constant"] = "cosine"
+    image_lr_multiplier: float = 1.0
+    text_lr_multiplier: float = 1.0
     heads_lr_multiplier: float = 10.0
     heads_weight_decay: float = 0.01
     max_grad_norm: float | None = 1.0
     max_logit_scale: float = 100.0
 
     def __post_init__(self) -> None:
-        _require(self.lr > 0, f"optimizer.lr is {self.lr}; it must be above 0")
-        _require(self.warmup_samples >= 0, f"optimizer.warmup_samples is {self.warmup_samples}; it must be 0 or more")
+        require(self.lr > 0, f"optimizer.lr is {self.lr}; it must be above 0")
+        for key in ("warmup_samples", "weight_decay", "heads_weight_decay"):
+            require(getattr(self, key) >= 0, f"optimizer.{key} is {getattr(self, key)}; it must be 0 or more")
+        for key in ("image_lr_multiplier", "text_lr_multiplier", "heads_lr_multiplier"):
+            require(getattr(self, key) >= 0, f"optimizer.{key} is {getattr(self, key)}; it must be 0 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,8 +136,64 @@ class AugmentConfig:
     recolor: float = 0.0
 
     def __post_init__(self) -> None:
-        _require(0 < self.min_crop <= 1, f"augment.min_crop is {self.min_crop}; it must be in (0, 1]")
-        _require(self.max_aspect >= 1, f"augment.max_aspect is {self.max_aspect}; it must be 1 or more")
+        require(0 < self.min_crop <= 1, f"augment.min_crop is {self.min_crop}; it must be in (0, 1]")
+        require(self.max_aspect >= 1, f"augment.max_aspect is {self.max_aspect}; it must be 1 or more")
+
+    @property
+    def changes(self) -> bool:
+        """Whether anything is random."""
+        return self.min_crop < 1 or self.max_aspect > 1 or self.grayscale > 0 or self.recolor > 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamConfig:
+    """The order in which pairs come; it depends on these, the seed and the step only.
+
+    Attributes:
+        lanes: a batch is filled from so many places of the data at once, each reading on shard by shard. At least one a
+            rank, and at least one for each worker that shall be busy.
+        shuffle: pairs that are held, still encoded, and come in random order, over all lanes.
+    """
+
+    lanes: int = 8
+    shuffle: int = 20_000
+
+    def __post_init__(self) -> None:
+        require(self.lanes >= 1, f"stream.lanes is {self.lanes}; it must be 1 or more")
+        require(self.shuffle >= 1, f"stream.shuffle is {self.shuffle}; it must be 1 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """Scores during training.
+
+    Attributes:
+        tasks: names or data set folders, as `stillroom evaluate --tasks` takes them; none: no evaluation.
+        every_samples: how often; the last step is always scored.
+        data_root: where named tasks' data lies; see `stillroom evaluate`.
+    """
+
+    tasks: tuple[str, ...] = ()
+    every_samples: int = 1_000_000
+    data_root: str | None = None
+
+    def __post_init__(self) -> None:
+        require(self.every_samples >= 1, f"evaluation.every_samples is {self.every_samples}; it must be 1 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class InputsConfig:
+    """What to train on, for a recipe that stands for one run; the command line's own win.
+
+    Attributes:
+        data: DATA.
+        keep: output folder of `stillroom filter`.
+        concepts: output folder of `stillroom concepts`.
+    """
+
+    data: str | None = None
+    keep: str | None = None
+    concepts: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,47 +203,85 @@ class TrainConfig:
     Attributes:
         model: the dual encoder.
         loss: what is minimised.
+        ema: a moving average of the weights.
         optimizer: how.
         augment: random changes to the pictures.
+        stream: the order of the pairs.
         data: how DATA is read.
-        samples: pairs to see in all; a pair seen twice counts twice.
-        batch_size: pairs a step.
-        precision: of the image tower's and an unlocked text tower's arithmetic; losses are in float32 always.
-        pixel_cache_mb: decoded pictures are kept in memory where all of them fit in this; otherwise each is decoded
-            again when its turn comes.
+        evaluation: scores during training.
+        inputs: what to train on.
+        samples: pairs to see in all; a pair seen twice counts twice. 0: `epochs` says how many.
+        epochs: passes over the pairs; 0: `samples` says how many.
+        batch_size: pairs a step, over all ranks.
+        micro_batch: pairs whose activations are held at once on a rank; None holds the whole batch's. Loss and gradient
+            are the big batch's (gradient caching), for about a third more work.
+        precision: of the towers' arithmetic; losses are in float32 always.
+        pixel_cache_mb: decoded pictures are kept in memory where all of them fit in this.
         checkpoint_samples: a checkpoint after every so many samples.
-        workers: threads that decode pictures; 0 takes one a core.
-        cache: folder where a locked text tower's features are kept for other runs on the same captions; None keeps
-            none. It changes no result.
+        checkpoint_minutes: and after so many minutes; 0 goes by samples only.
+        keep_checkpoints: how many are kept, the newest ones.
+        tensorboard: write TensorBoard's event files too.
+        workers: processes a rank that decode pictures; 0 takes one a core of its share.
+        cache: folder where a locked text tower's features are kept for other runs; None keeps none.
+        device: "auto", "cpu" or a GPU of torch's; with torchrun each rank takes its own GPU.
         seed: of weights, order and augmentation.
     """
 
     model: ModelConfig
     loss: LossConfig = field(default_factory=LossConfig)
+    ema: EmaConfig = field(default_factory=EmaConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
+    stream: StreamConfig = field(default_factory=StreamConfig)
     data: DataConfig = field(default_factory=DataConfig)
-    samples: int = 300_000
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    inputs: InputsConfig = field(default_factory=InputsConfig)
+    samples: int = 0
+    epochs: float = 0.0
     batch_size: int = 512
-    precision: Literal["fp32", "bf16"] = "fp32"
+    micro_batch: int | None = None
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     pixel_cache_mb: int = 1024
     checkpoint_samples: int = 100_000
+    checkpoint_minutes: float = 0.0
+    keep_checkpoints: int = 1
+    tensorboard: bool = False
     workers: int = 0
     cache: str | None = None
+    device: str = "auto"
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _require(self.batch_size >= 2, f"batch_size is {self.batch_size}; a contrastive batch needs at least 2")
-        _require(
-            self.samples >= self.batch_size, f"samples is {self.samples}, less than one batch of {self.batch_size}"
+        require(self.batch_size >= 2, f"batch_size is {self.batch_size}; a contrastive batch needs at least 2")
+        require(
+            min(self.samples, self.epochs) == 0 < max(self.samples, self.epochs),
+            f"samples is {self.samples} and epochs is {self.epochs}; one must be above 0 and the other 0",
         )
-        _require(self.checkpoint_samples >= 1, f"checkpoint_samples is {self.checkpoint_samples}; it must be 1 or more")
+        require(
+            self.samples == 0 or self.samples >= self.batch_size,
+            f"samples is {self.samples}, less than one batch of {self.batch_size}",
+        )
+        require(
+            self.micro_batch is None or self.micro_batch >= 1,
+            f"micro_batch is {self.micro_batch}; it must be 1 or more",
+        )
+        for key in ("checkpoint_samples", "keep_checkpoints"):
+            require(getattr(self, key) >= 1, f"{key} is {getattr(self, key)}; it must be 1 or more")
+        for key in ("checkpoint_minutes", "pixel_cache_mb", "workers"):
+            require(getattr(self, key) >= 0, f"{key} is {getattr(self, key)}; it must be 0 or more")
+        require(
+            self.loss.soft_labels.weight == 0 or self.ema.decay > 0,
+            "loss.soft_labels.weight is above 0, but ema.decay is 0: the average gives the labels (0.999 is usual)",
+        )
+        require(
+            max(self.loss.contrastive_weight, self.loss.soft_labels.weight, self.loss.concept_weight) > 0,
+            "all weights of loss are 0: there is nothing to learn",
+        )
 
     def identity(self) -> dict[str, Any]:
         """Return what decides the output, as plain values: all fields but the runtime's."""
         return {name: value for name, value in asdict(self).items() if name not in RUNTIME}
 
-    @property
-    def steps(self) -> int:
-        """How many optimiser steps the run takes."""
-        return self.samples // self.batch_size
+    def steps(self, pairs: int) -> int:
+        """Return how many optimiser steps the run takes on so many pairs, at least one."""
+        return max(1, (self.samples or round(self.epochs * pairs)) // self.batch_size)

@@ -1,35 +1,61 @@
-"""The size at which training pictures are stored: a little above the model's, for the random crop to move in."""
+"""Pictures as training holds them: a little larger than the model's size, for the random crop to move in."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
+
+import numpy as np
+
+from stillroom.data.images import decode_image
 
 # 256 for 224, as is usual for a random crop.
 MARGIN = 256 / 224
-
-
-def stored_side(preprocess: Mapping[str, Any]) -> int:
-    """Return the side of stored pictures for a model's preprocessing config, pixels."""
-    size = preprocess["size"]
-    return round((size if isinstance(size, int) else size[0]) * MARGIN)
-
-
-def stored_resize(preprocess: Mapping[str, Any]) -> Callable[[Any], Any]:
-    """Return a function from an RGB picture to a square one of `stored_side`.
-
-    It is the geometric part of open_clip's own evaluation transform, so what is trained on is cut or padded as what is
-    evaluated.
-    """
-    from open_clip.transform import PreprocessCfg, image_transform_v2
-    from torchvision import transforms
-
-    config = PreprocessCfg(**{**preprocess, "size": stored_side(preprocess)})
-    whole = image_transform_v2(config, is_train=False).transforms
-    resize = transforms.Resize, transforms.CenterCrop
-    geometric = [part for part in whole if isinstance(part, resize) or type(part).__name__ in _OWN_GEOMETRY]
-    return transforms.Compose(geometric)
-
-
 # open_clip's geometric transforms beside torchvision's.
-_OWN_GEOMETRY = ("ResizeKeepRatio", "CenterCropOrPad")
+OWN_GEOMETRY = ("ResizeKeepRatio", "CenterCropOrPad")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureReader:
+    """From encoded bytes to a square of the stored size; can be sent to another process.
+
+    Attributes:
+        preprocess: a model's preprocessing config, open_clip's `visual.preprocess_cfg`.
+        margin: stored side over the model's; 1 where no random crop follows.
+    """
+
+    preprocess: Mapping[str, Any]
+    margin: float = MARGIN
+
+    @property
+    def model_side(self) -> int:
+        """Side of the pictures that the model sees."""
+        size = self.preprocess["size"]
+        return int(size if isinstance(size, int) else size[0])
+
+    @property
+    def side(self) -> int:
+        """S, the side of stored pictures."""
+        return round(self.model_side * self.margin)
+
+    @cached_property
+    def resize(self) -> Any:
+        """From an RGB picture to one of S x S: the geometric part of open_clip's own evaluation transform.
+
+        So what is trained on is cut or padded as what is evaluated.
+        """
+        from open_clip.transform import PreprocessCfg, image_transform_v2
+        from torchvision import transforms
+
+        config = PreprocessCfg(**{**self.preprocess, "size": self.side})
+        whole = image_transform_v2(config, is_train=False).transforms
+        known = transforms.Resize, transforms.CenterCrop
+        return transforms.Compose(
+            [part for part in whole if isinstance(part, known) or type(part).__name__ in OWN_GEOMETRY]
+        )
+
+    def __call__(self, data: bytes) -> np.ndarray:
+        """Return (S, S, 3) uint8; raises `stillroom.data.images.ImageError`."""
+        return np.asarray(self.resize(decode_image(data)), dtype=np.uint8)

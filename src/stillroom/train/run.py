@@ -4,147 +4,101 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections import Counter
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
-from functools import lru_cache
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stillroom.artifacts import StageWriter, read_json, write_json
-from stillroom.data import open_data
+from stillroom.artifacts import StageWriter, read_json
 from stillroom.errors import ArtifactError, ConfigError
-from stillroom.model.checkpoint import save_model_folder
-from stillroom.model.device import resolve_device
-from stillroom.parallel import available_cores
+from stillroom.model.checkpoint import save_model_config, save_model_folder
 from stillroom.train.config import TrainConfig
 
 if TYPE_CHECKING:
-    from stillroom.train.objective import ConceptTargets
-    from stillroom.train.pairs import Pairs
-
-LISTED_FAULTS = 50
+    from stillroom.train.assemble import Run
+    from stillroom.train.loop import Scorer
+    from stillroom.train.ranks import Ranks
 
 
 def run(
-    data: str,
+    data: str | None,
     config: TrainConfig,
     out: Path,
     *,
     keep: Path | None = None,
     concepts: Path | None = None,
     resume: bool = False,
-    device: str = "cpu",
+    scorer: Scorer | None = None,
 ) -> dict[str, Any]:
     """Train a dual encoder and write it to `out` as a model folder.
 
+    Called by every rank that torchrun starts, or by one process; the first rank writes.
+
     Args:
-        data: DATA, see `stillroom.data.open_data`.
+        data: DATA, see `stillroom.data.open_data`; None takes the recipe's.
         config: the recipe.
         out: output folder; a finished one is returned as it is.
-        keep: output of `stillroom filter`; only kept pairs take part.
-        concepts: output of `stillroom concepts`; needed with `loss.concept_weight` above 0.
-        resume: go on from the newest checkpoint of an unfinished run.
-        device: of the model: "auto", "cpu", or a GPU that torch sees.
+        keep: output of `stillroom filter`; only kept pairs take part. None takes the recipe's.
+        concepts: output of `stillroom concepts`; needed with `loss.concept_weight` above 0. None takes the recipe's.
+        resume: go on from the newest checkpoint of an unfinished run, if there is one.
+        scorer: of models during training, see `stillroom.evaluate.during_training`; used with `evaluation.tasks`.
 
     Returns:
-        The summary: pairs, distinct captions, steps, parameters, faults by reason.
+        The summary: pairs, steps, parameters, faults by reason.
     """
-    if config.loss.concept_weight > 0 and concepts is None:
+    from stillroom.train.ranks import open_ranks
+
+    inputs = resolve_inputs(data, config, keep, concepts)
+    with open_ranks(config.device) as ranks:
+        writer = ranks.on_first(lambda: _open(inputs, config, out, resume=resume))
+        if writer is None:
+            return dict(read_json(out / "summary.json"))
+        started = time.monotonic()
+        with writer.released_on_error() if ranks.first else nullcontext():
+            summary = _train(inputs, config, out, ranks, scorer)
+        if ranks.first:
+            writer.finish(summary, shards=[], timings={"seconds": round(time.monotonic() - started, 1)})
+        return summary
+
+
+class Inputs(dict[str, Any]):
+    """DATA, the filter's folder and the concepts' folder of a run: "data", "keep", "concepts"."""
+
+
+def resolve_inputs(data: str | None, config: TrainConfig, keep: Path | None, concepts: Path | None) -> Inputs:
+    """Return what to train on: what was given, or else the recipe's own.
+
+    Raises:
+        ConfigError: no DATA, or concept distillation without pseudo-labels.
+    """
+    given = config.inputs
+    found = Inputs(
+        data=data or given.data,
+        keep=keep or (Path(given.keep) if given.keep else None),
+        concepts=concepts or (Path(given.concepts) if given.concepts else None),
+    )
+    if found["data"] is None:
+        raise ConfigError("no DATA: give it behind the recipe, or as inputs.data in it")
+    if config.loss.concept_weight > 0 and found["concepts"] is None:
         raise ConfigError(
             "loss.concept_weight is above 0 but no pseudo-labels were given: --concepts C, or set it to 0"
         )
-    device = resolve_device(device)
-    writer = StageWriter(
-        out, stage="train", config=config.identity(), inputs=_inputs(data, keep, concepts), seed=config.seed
-    )
-    if writer.complete:
-        return dict(read_json(out / "summary.json"))
-    if (out / "checkpoints" / "latest.pt").exists() and not resume:
-        raise ArtifactError(f"--out {out} holds an unfinished run; --resume goes on with it, or choose another folder")
-    started = time.monotonic()
-    with writer.released_on_error():
-        summary = _train(data, config, out, keep=keep, concepts=concepts, device=device)
-    writer.finish(summary, shards=[], timings={"seconds": round(time.monotonic() - started, 1)})
-    return summary
+    return found
 
 
-def _train(
-    data: str, config: TrainConfig, out: Path, *, keep: Path | None, concepts: Path | None, device: str
-) -> dict[str, Any]:
-    import torch
-
-    from stillroom.train.loop import Trainer, train_steps
-    from stillroom.train.objective import build_heads
-    from stillroom.train.optimizer import build_optimizer
-    from stillroom.train.pairs import collect_pairs
-    from stillroom.train.resize import stored_resize, stored_side
-    from stillroom.train.setup import build_model, concept_targets, embedding_size
-    from stillroom.train.texts import text_encoder
-
-    shards = open_data(data, config.data)
-    torch.manual_seed(config.seed)
-    model_config, model, tokenizer = build_model(config.model)
-    resize = stored_resize(model.visual.preprocess_cfg)
-    with ThreadPoolExecutor(config.workers or available_cores()) as pool:
-        pairs = collect_pairs(
-            shards,
-            keep=_keep_function(keep, [shard.name for shard in shards]),
-            resize=resize,
-            side=stored_side(model.visual.preprocess_cfg),
-            cache_bytes=config.pixel_cache_mb * 2**20,
-            pool=pool,
-        )
-        if len(pairs) < config.batch_size:
-            raise ConfigError(f"batch_size is {config.batch_size} but only {len(pairs)} pairs are left to train on")
-        distil = concepts if config.loss.concept_weight > 0 else None
-        targets = concept_targets(distil, pairs) if distil is not None else None
-        place = torch.device(device)
-        model.to(place, memory_format=torch.channels_last)
-        heads = build_heads(embedding_size(model_config), targets).to(place)
-        trainer = Trainer(
-            config=config,
-            model=model,
-            heads=heads,
-            optimizer=build_optimizer(model, heads, config.optimizer),
-            pairs=pairs,
-            targets=targets,
-            encode_text=text_encoder(
-                model,
-                tokenizer,
-                pairs.texts,
-                locked=config.model.lock_text,
-                device=place,
-                cache=Path(config.cache) if config.cache else None,
-            ),
-            resize=resize,
-            device=place,
-            pool=pool,
-        )
-        train_steps(trainer, out, description=f"train {out.name}")
-    save_model_folder(out, model_config, model.eval(), tokenizer)
-    write_json(out / "faults.json", [asdict(fault) for fault in pairs.faults])
-    return _summary(config, model, pairs, targets)
-
-
-def _summary(config: TrainConfig, model: Any, pairs: Pairs, targets: ConceptTargets | None) -> dict[str, Any]:
-    return {
-        "pairs": len(pairs),
-        "distinct_captions": len(pairs.texts),
-        "samples": config.steps * config.batch_size,
-        "steps": config.steps,
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "learning_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
-        "concepts": dict(targets.sizes) if targets is not None else {},
-        "faults": dict(Counter(fault.reason for fault in pairs.faults)),
-        "listed_faults": [asdict(fault) for fault in pairs.faults[:LISTED_FAULTS]],
+def _open(inputs: Inputs, config: TrainConfig, out: Path, *, resume: bool) -> StageWriter | None:
+    """Claim the output folder; None if it is finished."""
+    described = {
+        # By content, not by place, so that equal runs write equal files.
+        "data": inputs["data"],
+        "keep": _digest(inputs["keep"], "filter"),
+        "concepts": _digest(inputs["concepts"], "concepts"),
     }
-
-
-def _inputs(data: str, keep: Path | None, concepts: Path | None) -> Mapping[str, Any]:
-    """Describe the inputs by content, not by place, so that equal runs write equal files."""
-    return {"data": data, "keep": _digest(keep, "filter"), "concepts": _digest(concepts, "concepts")}
+    writer = StageWriter(out, stage="train", config=config.identity(), inputs=described, seed=config.seed)
+    if writer.complete:
+        return None
+    if any((out / "checkpoints").glob("step-*.pt")) and not resume:
+        raise ArtifactError(f"--out {out} holds an unfinished run; --resume goes on with it, or choose another folder")
+    return writer
 
 
 def _digest(folder: Path | None, stage: str) -> str | None:
@@ -156,12 +110,33 @@ def _digest(folder: Path | None, stage: str) -> str | None:
     return hashlib.sha256(manifest.read_bytes()).hexdigest()
 
 
-def _keep_function(keep: Path | None, shards: list[str]) -> Callable[[str, str], bool]:
-    if keep is None:
-        return lambda shard, key: True
-    from stillroom.filter.kept import load_kept
+def _train(inputs: Inputs, config: TrainConfig, out: Path, ranks: Ranks, scorer: Scorer | None) -> dict[str, Any]:
+    from stillroom.train.assemble import assemble
+    from stillroom.train.checkpoints import Checkpoints
+    from stillroom.train.faults import collect_faults
+    from stillroom.train.loop import train_steps
 
-    kept = load_kept(keep, shards)
-    # Shards come one after the other, so the keys of one are enough to hold.
-    keys = lru_cache(maxsize=1)(kept.keys)
-    return lambda shard, key: key in keys(shard)
+    # Before anything is read: a damaged checkpoint is told at once.
+    newest = Checkpoints(out / "checkpoints", keep=config.keep_checkpoints).newest()
+    ready = assemble(inputs, config, out, ranks, scorer=scorer)
+    if ranks.first:
+        # So that checkpoints can be loaded as models while the run goes on.
+        save_model_config(out, ready.described, ready.model, ready.tokenizer)
+    train_steps(ready.trainer, out, resume=newest, description=f"train {out.name}")
+    ranks.collect(None)
+    if not ranks.first:
+        return {}
+    save_model_folder(out, ready.described, ready.trainer.exported().eval(), ready.tokenizer)
+    return {**_summary(ready), **collect_faults(out)}
+
+
+def _summary(ready: Run) -> dict[str, Any]:
+    trainer, model = ready.trainer, ready.model
+    return {
+        "pairs": trainer.pairs,
+        "samples": trainer.steps * trainer.config.batch_size,
+        "steps": trainer.steps,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "learning_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "concepts": ready.concepts,
+    }

@@ -1,4 +1,4 @@
-"""From a recipe to a model and to the concept targets of its pairs."""
+"""From a recipe to a model, and to its content of `open_clip_config.json`."""
 
 from __future__ import annotations
 
@@ -9,14 +9,20 @@ from typing import Any
 from stillroom.artifacts import read_json
 from stillroom.errors import ConfigError
 from stillroom.model.load import load_model
-from stillroom.model.towers import CONFIG_FILE, create_model, create_tokenizer, lock_text_trunk
-from stillroom.train.config import ModelConfig
-from stillroom.train.objective import ConceptTargets
-from stillroom.train.pairs import Pairs
+from stillroom.model.locking import enable_gradient_checkpointing, lock_towers
+from stillroom.model.parts import image_trunk
+from stillroom.model.towers import CONFIG_FILE, create_model, create_tokenizer, one_line
+from stillroom.model.zoo import released_by_file, released_models
+from stillroom.train.config import AugmentConfig, ModelConfig
 
 
 def build_model(config: ModelConfig) -> tuple[dict[str, Any], Any, Any]:
-    """Return (content of `open_clip_config.json`, model, tokenizer); the text trunk is frozen if the recipe says so."""
+    """Return (content of `open_clip_config.json`, model, tokenizer), with what the recipe locks frozen.
+
+    Raises:
+        ConfigError: an unknown model, towers that do not fit, more unlocked layers than there are.
+        DataError: `start_from` names nothing.
+    """
     if config.start_from is not None:
         model, _, tokenizer = load_model(config.start_from)
         described = _described(config.start_from)
@@ -26,9 +32,19 @@ def build_model(config: ModelConfig) -> tuple[dict[str, Any], Any, Any]:
             described, pretrained_image=config.pretrained_image, pretrained_text=config.pretrained_text
         )
         tokenizer = create_tokenizer(described)
-    if config.lock_text:
-        lock_text_trunk(model)
-        model.eval()
+    lock_towers(
+        model,
+        lock_image=config.lock_image,
+        unlocked_image_groups=config.unlocked_image_groups,
+        lock_text=config.lock_text,
+        unlocked_text_layers=config.unlocked_text_layers,
+    )
+    if config.gradient_checkpointing:
+        enable_gradient_checkpointing(model)
+    bias = getattr(model, "logit_bias", None)
+    if bias is not None:
+        # Of sigmoid losses; the losses here have none.
+        bias.requires_grad_(requires_grad=False)
     described["preprocess_cfg"] = dict(model.visual.preprocess_cfg)
     return described, model, tokenizer
 
@@ -45,31 +61,41 @@ def _named(name: str) -> dict[str, Any]:
 
 
 def _described(start_from: str) -> dict[str, Any]:
+    """Return the config of a model that `load_model` has loaded by this name."""
+    import open_clip
+
+    released = released_models().get(start_from) or released_by_file(Path(start_from).name)
+    if released is not None:
+        return copy.deepcopy(released.config)
     path = Path(start_from)
-    for folder in (path, *path.parents):
-        if (folder / CONFIG_FILE).exists():
-            return dict(read_json(folder / CONFIG_FILE))
-    return _named(start_from.rpartition("/")[0])
+    if path.exists():
+        folder = next(place for place in (path, *path.parents) if (place / CONFIG_FILE).exists())
+        return dict(read_json(folder / CONFIG_FILE))
+    if start_from.startswith("hf-hub:"):
+        from huggingface_hub import hf_hub_download
+
+        try:
+            return dict(read_json(Path(hf_hub_download(start_from.removeprefix("hf-hub:"), CONFIG_FILE))))
+        except Exception as error:  # noqa: BLE001 - hub clients raise many kinds
+            raise ConfigError(f"no {CONFIG_FILE} in {start_from}: {one_line(error)}") from None
+    architecture, _, tag = start_from.rpartition("/")
+    described = _named(architecture)
+    if (open_clip.get_pretrained_cfg(architecture, tag) or {}).get("quick_gelu"):
+        described["model_cfg"]["quick_gelu"] = True
+    return described
 
 
-def embedding_size(described: dict[str, Any]) -> int:
-    """Return the embedding's dimension D."""
-    return int(described["model_cfg"]["embed_dim"])
+def stores_images(model: Any, config: ModelConfig, augment: AugmentConfig) -> bool:
+    """Whether a picture's features are always the same, so that the frozen image trunk runs once per picture.
 
+    Towers that pool by attention give a map of features behind the trunk, which would take more room than the picture.
+    """
+    import torch
 
-def concept_targets(folder: Path, pairs: Pairs) -> ConceptTargets:
-    """Join pseudo-labels to pairs by (shard, key); pairs without any are a `DataError`."""
-    from stillroom.concepts.join import load_pseudo_labels
-
-    labels = load_pseudo_labels(folder)
-    rows = labels.rows(zip(pairs.shards, pairs.keys, strict=True))
-    kinds = {
-        "objects": (labels.object_ids, labels.object_probs, labels.objects),
-        "attributes": (labels.attribute_ids, labels.attribute_probs, labels.attributes),
-    }
-    used = {kind: (ids[rows], probs[rows], names) for kind, (ids, probs, names) in kinds.items() if names}
-    return ConceptTargets(
-        ids={kind: ids for kind, (ids, _, _) in used.items()},
-        probs={kind: probs for kind, (_, probs, _) in used.items()},
-        sizes={kind: len(names) for kind, (_, _, names) in used.items()},
-    )
+    if not config.lock_image or config.unlocked_image_groups or augment.changes:
+        return False
+    size = model.visual.image_size
+    height, width = (size, size) if isinstance(size, int) else size
+    model.eval()
+    with torch.inference_mode():
+        return image_trunk(model, torch.zeros(1, 3, height, width)).ndim == 2

@@ -1,0 +1,166 @@
+"""Slots read lane by lane, each lane from the front to the back of its shards, and decoded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import IO, NamedTuple
+
+import numpy as np
+
+from stillroom.data import Shard, reasons
+from stillroom.data.images import ImageError
+from stillroom.records import Fault, ImageRef, Sample
+from stillroom.train.lanes import Order, Window
+from stillroom.train.slots import Keep, SlotCounts, one_line, usable
+
+
+class Encoded(NamedTuple):
+    """A pair with its picture as it lies in the data."""
+
+    shard: str
+    key: str
+    caption: str
+    image: bytes
+
+
+class ShardCursor:
+    """Reads slots of shards in rising order, with one shard open; a lane's place in the data.
+
+    Args:
+        shards: of the data set.
+        slots: what was counted.
+        keep: as it was when they were counted.
+    """
+
+    def __init__(self, shards: Sequence[Shard], slots: SlotCounts, keep: Keep) -> None:
+        self._shards, self._slots, self._keep = shards, slots, keep
+        self._shard, self._next = -1, 0
+        self._samples: Iterator[Sample | Fault] = iter(())
+        self._damage: Fault | None = None
+        self._ended = False
+        self._file: IO[bytes] | None = None
+
+    def read(self, window: Window) -> Iterator[Encoded | Fault | None]:
+        """Yield what the slots of a window hold: a pair, why there is none, or None where a fault before said so."""
+        for shard, first, stop in window.pieces:
+            if shard != self._shard or first < self._next:
+                self._open(shard)
+            for slot in range(first, stop):
+                yield self._slot(slot)
+
+    def _open(self, shard: int) -> None:
+        if self._file is not None:
+            self._file.close()
+        self._shard, self._next, self._damage, self._ended, self._file = shard, 0, None, False, None
+        # Where pictures can be read out of turn, those that are passed over are not read at all.
+        self._samples = usable(self._shards[shard], self._keep, images=not self._slots.direct[shard])
+
+    def _slot(self, slot: int) -> Encoded | Fault | None:
+        if self._ended:
+            return None
+        while (sample := self._sample()) is not None:
+            self._next += 1
+            if self._next > slot:
+                return self._encoded(sample)
+        self._ended = True
+        return self._lost()
+
+    def _sample(self) -> Sample | None:
+        for item in self._samples:
+            if isinstance(item, Sample):
+                return item
+            if item.reason in (reasons.SHARD_TRUNCATED, reasons.SHARD_UNREADABLE):
+                self._damage = item
+        return None
+
+    def _lost(self) -> Fault:
+        """Say that a shard, read again, ends before all that was counted; the rest of its slots stays empty."""
+        name, counted = self._shards[self._shard].name, self._slots.counts[self._shard]
+        detail = f"{self._next:,} of {counted:,} pairs were found when it was read again"
+        if self._damage is None:
+            return Fault(shard=name, key="", reason=reasons.SHARD_TRUNCATED, detail=detail)
+        damage = self._damage
+        return Fault(shard=name, key=damage.key, reason=damage.reason, detail=f"{damage.detail}; {detail}")
+
+    def _encoded(self, sample: Sample) -> Encoded | Fault:
+        try:
+            data = sample.image if sample.image is not None else self._picture(sample.image_ref)
+        except OSError as error:
+            return Fault(shard=sample.shard, key=sample.key, reason=reasons.IMAGE_MISSING, detail=str(error))
+        return Encoded(sample.shard, sample.key, one_line(sample.caption), data)
+
+    def _picture(self, ref: ImageRef | None) -> bytes:
+        assert ref is not None
+        if ref.size is None:
+            return Path(ref.url).read_bytes()
+        if self._file is None:
+            self._file = open(ref.url, "rb")  # noqa: SIM115 - it stays open as long as the shard
+        self._file.seek(ref.offset)
+        return self._file.read(ref.size)
+
+
+def read_lane(order: Order, lane: int, position: int, cursor: ShardCursor) -> Iterator[Encoded | Fault | None]:
+    """Yield a lane's slots from `position` on, without end.
+
+    The next window is read slot by slot while the current one is used up, so that reading goes on evenly and the two
+    hold about one window together.
+    """
+    windows = order.windows(lane, position)
+    window, used = next(windows)
+    held = list(cursor.read(window))
+    while True:
+        following, _ = next(windows)
+        reading = cursor.read(following)
+        ahead: list[Encoded | Fault | None] = []
+        for place in range(used, len(window)):
+            missing, turns = len(following) - len(ahead), len(window) - place
+            ahead += islice(reading, -(-missing // turns))
+            index = window.order[place]
+            item, held[index] = held[index], None
+            yield item
+        window, held, used = following, ahead, 0
+
+
+@dataclass
+class LaneRows:
+    """What one lane gives to one step, beside the pictures; `positions` are places in the batch of all ranks."""
+
+    shards: list[str] = field(default_factory=list)
+    keys: list[str] = field(default_factory=list)
+    captions: list[str] = field(default_factory=list)
+    positions: list[int] = field(default_factory=list)
+    faults: list[Fault] = field(default_factory=list)
+
+
+def decode_slots(
+    slots: Iterable[Encoded | Fault | None],
+    first: int,
+    to_pixels: Callable[[bytes], np.ndarray],
+    pictures: list[np.ndarray],
+) -> LaneRows:
+    """Decode a lane's slots of one step, appending to `pictures`; broken ones become faults.
+
+    Args:
+        slots: as read, as many as the lane's share.
+        first: place of the first in the step's batch.
+        to_pixels: from encoded bytes to an array; raises `ImageError`.
+        pictures: of the lanes so far.
+    """
+    rows = LaneRows()
+    for place, slot in enumerate(slots, first):
+        if isinstance(slot, Fault):
+            rows.faults.append(slot)
+        elif slot is not None:
+            try:
+                pictures.append(to_pixels(slot.image))
+            except ImageError as error:
+                rows.faults.append(Fault(shard=slot.shard, key=slot.key, reason=error.reason, detail=str(error)))
+                continue
+            rows.shards.append(slot.shard)
+            rows.keys.append(slot.key)
+            rows.captions.append(slot.caption)
+            rows.positions.append(place)
+    return rows

@@ -14,7 +14,17 @@ ROOT = Path(stillroom.__file__).parent
 MODULES = sorted(ROOT.rglob("*.py"))
 TESTS = Path(__file__).parent
 # A stage may import shared modules and earlier stages, never a later one; what is not named here is shared.
-ORDER = {"filter": 1, "concepts": 2, "train": 3, "evaluate": 4, "probe": 5, "report": 6, "demo": 6, "cli": 7}
+ORDER = {
+    "filter": 1,
+    "concepts": 2,
+    "train": 3,
+    "evaluate": 4,
+    "probe": 5,
+    "report": 6,
+    "demo": 6,
+    "cli": 7,
+    "__main__": 8,
+}
 PUBLIC = {
     *("load_model", "caption_graph", "caption_complexity", "caption_actions", "text_overlap"),
     *("info_nce", "hard_negative_nce", "self_distillation", "transport_distillation", "concept_distillation"),

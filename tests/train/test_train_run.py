@@ -1,71 +1,27 @@
 """`stillroom train` end to end on a miniature: a real open_clip model, resumed, repeated, loaded back."""
 
-import io
 import json
-import tarfile
 from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image
+from train_miniature import MODEL, config, equal, weights, write_tar
 
 from stillroom import load_model
 from stillroom.artifacts import StageWriter
 from stillroom.concepts.vocabulary import Concept, format_vocabulary, vocabulary_digest
-from stillroom.config_io import build
 from stillroom.data import open_data
 from stillroom.errors import ArtifactError, ConfigError, DataError, StillroomError
 from stillroom.train import loop
-from stillroom.train.config import TrainConfig
-from stillroom.train.recipes import recipe_names, recipe_path
 from stillroom.train.run import run
-
-MODEL = {
-    "model_cfg": {
-        "embed_dim": 16,
-        "vision_cfg": {"layers": 1, "width": 32, "head_width": 16, "patch_size": 8, "image_size": 16},
-        "text_cfg": {"context_length": 8, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
-    },
-    "preprocess_cfg": {"resize_mode": "longest", "fill_color": 255},
-}
-COLORS = ("red", "green", "blue", "black", "orange", "purple")
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    path = tmp_path_factory.mktemp("pairs") / "00000.tar"
-    with tarfile.open(path, "w") as tar:
-        for index in range(48):
-            color, shape = COLORS[index % 6], ("square", "disc")[index // 6 % 2]
-            image = Image.new("RGB", (20, 20 + index % 3), "white")
-            draw = ImageDraw.Draw(image)
-            box = (3 + index % 4, 3, 14, 14)
-            (draw.rectangle if shape == "square" else draw.ellipse)(box, fill=color)
-            stream = io.BytesIO()
-            image.save(stream, "PNG")
-            picture = stream.getvalue() if index != 5 else b"not a picture"
-            caption = f"a {color} {shape}" if index != 6 else "  "
-            for extension, content in (("png", picture), ("txt", caption.encode())):
-                info = tarfile.TarInfo(f"{index:05d}.{extension}")
-                info.size = len(content)
-                tar.addfile(info, io.BytesIO(content))
-    return str(path)
-
-
-def config(**changes):
-    values = {
-        "model": {"open_clip": MODEL},
-        "loss": {"concept_weight": 0.0},
-        "optimizer": {"warmup_samples": 16},
-        "samples": 96,
-        "batch_size": 8,
-        "checkpoint_samples": 32,
-        "workers": 2,
-        "device": "cpu",
-    }
-    return build(TrainConfig, {**values, **changes}, source="test")
+    return str(write_tar(tmp_path_factory.mktemp("pairs") / "00000.tar"))
 
 
 @pytest.fixture(autouse=True)
@@ -79,16 +35,6 @@ def _one_thread():
 def checkpoint(folder):
     (path,) = (folder / "checkpoints").glob("step-*.pt")
     return path
-
-
-def weights(folder):
-    from safetensors.torch import load_file
-
-    return load_file(folder / "open_clip_model.safetensors")
-
-
-def equal(first, second):
-    return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
 
 
 @pytest.fixture(scope="module")
@@ -330,12 +276,3 @@ def test_fine_tuning_starts_from_a_run(data, trained, tmp_path):
     run(data, replace(tiny, optimizer=replace(tiny.optimizer, lr=1e-9, weight_decay=0.0)), tmp_path / "a")
     before, after = weights(trained[0]), weights(tmp_path / "a")
     assert all(torch.allclose(before[key], after[key], atol=1e-6) for key in before)
-
-
-def test_recipes_load_and_a_wrong_name_lists_them():
-    from stillroom.config_io import load_config
-
-    for name in recipe_names():
-        assert load_config(TrainConfig, path=recipe_path(name)).steps(1_000_000) > 0
-    with pytest.raises(ConfigError, match="student_minilm"):
-        recipe_path("no_recipe")

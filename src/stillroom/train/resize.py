@@ -58,4 +58,4 @@ class PictureReader:
 
     def __call__(self, data: bytes) -> np.ndarray:
         """Return (S, S, 3) uint8; raises `stillroom.data.images.ImageError`."""
-        return np.asarray(self.resize(decode_image(data)), dtype=np.uint8)
+        return np.asarray(self.resize(decode_image(data, reduce_to=self.side)), dtype=np.uint8)

@@ -46,7 +46,10 @@ def show(table: Any) -> None:
     from rich.console import Console
 
     console = Console()
-    (console if console.is_terminal else Console(width=160)).print(table)
+    if not console.is_terminal:
+        widest = console.measure(table, options=console.options.update(max_width=1000)).maximum
+        console = Console(width=max(widest, 80))
+    console.print(table)
 
 
 @app.command()
@@ -108,14 +111,12 @@ def train(
     ] = False,
 ) -> None:
     """Train a dual encoder, in one process or under torchrun."""
-    from stillroom.config_io import load_config
     from stillroom.evaluate.during_training import make_scorer
-    from stillroom.train.config import TrainConfig
     from stillroom.train.estimate import estimate_lines
-    from stillroom.train.recipes import recipe_path
+    from stillroom.train.recipes import load_recipe
     from stillroom.train.run import run
 
-    options = load_config(TrainConfig, path=recipe_path(recipe), settings=settings or ())
+    options = load_recipe(recipe, settings or ())
     if dry_run:
         say("\n".join(estimate_lines(data, options, keep=keep, concepts=pseudo_labels)))
         return
@@ -128,7 +129,9 @@ def train(
 
 @app.command()
 def evaluate(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A run folder, checkpoint or open_clip ARCH/TAG.")],
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A run folder, a checkpoint, diht_vitb32_224px or ARCH/TAG.")
+    ],
     out: Out,
     tasks: Annotated[str, typer.Option(help="Task names or data set folders, joined by commas; all otherwise.")] = "",
     config: Config = None,
@@ -148,7 +151,9 @@ def evaluate(
 
 @app.command()
 def probe(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A run folder, checkpoint or open_clip ARCH/TAG.")],
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A run folder, a checkpoint, diht_vitb32_224px or ARCH/TAG.")
+    ],
     task: Annotated[str, typer.Option(help="A classification task or data set folder.")],
     out: Out,
     config: Config = None,
@@ -174,8 +179,10 @@ def tasks(as_json: Json = False) -> None:
         return
     from rich.table import Table
 
-    columns = ("name", "metric", "size", "classes", "chance", "licence", "title")
-    table = Table(*columns, title="tasks; each direction of a retrieval task is its own")
+    columns = ("name", "suite", "kind", "metric", "size", "classes", "chance", "title")
+    table = Table(
+        *columns, title="tasks; each direction of a retrieval task is its own; --json has licence and source too"
+    )
     for entry in entries:
         table.add_row(*("" if entry[column] is None else str(entry[column]) for column in columns))
     show(table)
@@ -184,7 +191,8 @@ def tasks(as_json: Json = False) -> None:
 @app.command()
 def compare(
     results: Annotated[
-        list[Path], typer.Argument(metavar="RESULTS...", help="Output folders of 'stillroom evaluate'.")
+        list[Path],
+        typer.Argument(metavar="RESULTS...", help="Output folders of 'stillroom evaluate', or published:NAME."),
     ],
     out: Annotated[Path | None, typer.Option("--out", help="Write the plot here (.svg or .png).")] = None,
 ) -> None:

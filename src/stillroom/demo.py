@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from stillroom.artifacts import read_json, write_json
-from stillroom.config_io import load_config
 from stillroom.data import DataConfig
 from stillroom.errors import DataError
 from stillroom.progress import clock
@@ -212,8 +211,7 @@ def _concepts(data: str, reader: DataConfig, size: Size, seed: int, out: Path) -
 
 
 def _train(data: str, reader: DataConfig, size: Size, seed: int, out: Path) -> None:
-    from stillroom.train.config import TrainConfig
-    from stillroom.train.recipes import recipe_path
+    from stillroom.train.recipes import load_recipe
     from stillroom.train.run import run
 
     settings = [
@@ -223,7 +221,7 @@ def _train(data: str, reader: DataConfig, size: Size, seed: int, out: Path) -> N
         f"optimizer.warmup_samples={size.warmup_samples}",
         f"cache={json.dumps(str(out / 'embeddings'))}",
     ]
-    config = replace(load_config(TrainConfig, path=recipe_path("student_minilm"), settings=settings), data=reader)
+    config = replace(load_recipe("student_minilm", settings), data=reader)
     plain = replace(config.loss, contrastive="info_nce", exclude_identical_captions=False, concept_weight=0.0)
     run(data, replace(config, loss=plain), out / "train" / BASELINE, resume=True)
     run(data, config, out / "train" / RECIPE, keep=out / "filter", concepts=out / "concepts", resume=True)

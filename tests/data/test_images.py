@@ -239,6 +239,38 @@ def test_a_jpeg_is_decoded_at_a_fraction_where_that_is_enough(encode, photo):
     assert decode_image(encode(photo), reduce_to=10).size == photo.size
 
 
+@pytest.mark.parametrize("size", [(960, 640), (641, 963), (1030, 257), (513, 2000)])
+@pytest.mark.parametrize("side", [64, 255, 256])
+def test_a_smaller_decode_is_close_to_the_whole_one_resized(encode, photo, size, side):
+    """As a training picture is made: the shorter side brought to `side`; turned by EXIF after it is decoded."""
+    exif = Image.Exif()
+    exif[images.ORIENTATION] = 6
+    data = encode(photo.resize(size, Image.Resampling.BICUBIC), "JPEG", quality=90, exif=exif)
+    whole, reduced = decode_image(data), decode_image(data, reduce_to=side)
+    assert whole.size == size[::-1]
+    assert side <= min(reduced.size) <= min(whole.size)
+    assert min(reduced.size) < 2 * side + 2 or min(reduced.size) <= -(-min(size) // 8)
+    target = [round(length * side / min(whole.size)) for length in whole.size]
+    small = [np.asarray(image.resize(target, Image.Resampling.BICUBIC), dtype=int) for image in (whole, reduced)]
+    difference = np.abs(small[0] - small[1])
+    assert difference.mean() < 2
+    assert (difference > 16).mean() < 0.005
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP", "GIF", "BMP", "TIFF"])
+def test_other_formats_are_decoded_whole(encode, photo, kind):
+    data = encode(photo.resize((480, 320)), kind)
+    assert np.array_equal(pixels(data, reduce_to=32), pixels(data))
+
+
+def test_a_jpeg_that_is_cut_off_is_refused_at_any_scale(encode, photo):
+    data = encode(photo.resize((960, 640)), "JPEG")
+    with pytest.raises(ImageError) as caught:
+        decode_image(data[: len(data) // 2], reduce_to=64)
+    assert caught.value.reason == "image_truncated"
+    assert decode_image(encode(photo.convert("CMYK"), "JPEG"), reduce_to=8).mode == "RGB"
+
+
 def test_the_error_crosses_processes():
     error = pickle.loads(pickle.dumps(ImageError("image_empty", "the picture has no bytes")))
     assert (error.reason, str(error)) == ("image_empty", "the picture has no bytes")

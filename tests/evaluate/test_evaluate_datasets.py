@@ -8,7 +8,8 @@ import webdataset
 from evaluate_miniatures import picture, write_dataset, write_tar
 
 from stillroom.errors import DataError
-from stillroom.evaluate.datasets import DEFAULT_TEMPLATES, Item, open_dataset
+from stillroom.evaluate.datasets import open_dataset
+from stillroom.evaluate.items import DEFAULT_TEMPLATES, Item
 from stillroom.records import Fault
 
 
@@ -45,7 +46,7 @@ def test_what_clip_benchmark_writes_is_read(tmp_path):
     assert [item.label for item in dataset] == [0, 1, 0, 1, 0]
     assert dataset.templates == DEFAULT_TEMPLATES
     ours = [(item.key, item.label) for item in dataset]
-    theirs = webdataset.WebDataset([str(path) for path in dataset.shards], shardshuffle=False).to_tuple(
+    theirs = webdataset.WebDataset([str(path) for path in dataset.source.shards], shardshuffle=False).to_tuple(
         "__key__", "cls"
     )
     assert ours == [(key, int(label)) for key, label in theirs]

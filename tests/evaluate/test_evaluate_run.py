@@ -142,7 +142,12 @@ def test_a_model_that_gives_nan_is_one_line(colour_model, colour_classes, tmp_pa
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"batch_size": 0}, "batch_size"), ({"workers": 0}, "workers"), ({"precision": "fp8"}, "fp8")],
+    [
+        ({"caption_template": "a photo"}, "needs {} for the caption"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"workers": 0}, "workers"),
+        ({"precision": "fp8"}, "fp8"),
+    ],
 )
 def test_config_is_checked(options, message):
     with pytest.raises(ConfigError, match=message):

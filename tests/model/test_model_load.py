@@ -10,7 +10,8 @@ from PIL import Image
 from stillroom import load_model
 from stillroom.errors import ArtifactError, ConfigError, DataError
 from stillroom.model.checkpoint import load_checkpoint, save_checkpoint, save_model_folder
-from stillroom.model.towers import create_model, create_tokenizer, text_head, text_trunk, trim_padding
+from stillroom.model.parts import text_head, text_trunk, trim_padding
+from stillroom.model.towers import create_model, create_tokenizer
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "red", "blue", "square", "disc", "very", "small"]
 

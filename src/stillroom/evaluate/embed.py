@@ -6,6 +6,7 @@ pictures, T texts, D dimensions, C classes.
 
 from __future__ import annotations
 
+import dataclasses
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,8 +19,8 @@ from numpy.typing import NDArray
 
 from stillroom.data.images import ImageError, decode_image
 from stillroom.errors import DataError
-from stillroom.evaluate.datasets import EvalDataset, Item
-from stillroom.model.towers import trim_padding
+from stillroom.evaluate.items import EvalDataset, Item
+from stillroom.model.parts import encode_text, trim_padding
 from stillroom.progress import progress
 from stillroom.records import Fault
 
@@ -27,6 +28,7 @@ Precision = Literal["fp32", "bf16"]
 
 # Between the names of one class, in classnames.txt: "sofa|couch". Our choice; no public list of class names uses it.
 SYNONYMS = "|"
+PROMPTS_AT_A_TIME = 2**16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +101,7 @@ def _preprocessed(
     def load(item: Item | Fault) -> tuple[Item | Fault, Any]:
         if isinstance(item, Fault):
             return item, None
-        bare = Item(shard=item.shard, key=item.key, image=b"", label=item.label, captions=item.captions)
+        bare = dataclasses.replace(item, image=b"")
         try:
             return bare, preprocess(decode_image(item.image))
         except ImageError as error:
@@ -142,7 +144,7 @@ def embed_texts(
             batch = different[start : start + batch_size]
             tokens = trim_padding(model, tokenizer(batch)).to(device)
             with inference(model, device=device, precision=precision):
-                vectors = model.encode_text(tokens)
+                vectors = encode_text(model, tokens)
             rows.append(unit_rows(vectors, batch))
             shown.advance(len(batch))
     return np.concatenate(rows)[[places[text] for text in texts]]
@@ -160,25 +162,33 @@ def prompt_weights(
 ) -> NDArray[np.float32]:
     """Return zero-shot class weights (D, C) float32: per class the mean of its prompts' embeddings, renormalised.
 
-    A class with several names ("sofa|couch") is the mean over all its names in all templates.
+    A class with several names ("sofa|couch") is the mean over all its names in all templates. Prompts are embedded some
+    classes at a time: 21,843 classes in 80 templates are never in memory at once.
 
     Raises:
         DataError: no class, no template, or prompts whose mean is zero or NaN.
     """
-    prompts = [class_prompts(name, templates) for name in classnames]
-    if not prompts or not templates:
+    if not classnames or not templates:
         raise DataError(f"{len(classnames)} class names and {len(templates)} templates; zero-shot needs both")
-    flat = [prompt for group in prompts for prompt in group]
-    vectors = embed_texts(model, tokenizer, flat, batch_size=batch_size, device=device, precision=precision)
-    ends = np.cumsum([len(group) for group in prompts])
-    means = np.stack([part.mean(axis=0) for part in np.split(vectors, ends[:-1])])
-    return np.ascontiguousarray(unit_rows(means, classnames).T)
+    means: list[NDArray[np.float32]] = []
+    rows = max(1, PROMPTS_AT_A_TIME // len(templates))
+    for start in range(0, len(classnames), rows):
+        prompts = [class_prompts(name, templates) for name in classnames[start : start + rows]]
+        flat = [prompt for group in prompts for prompt in group]
+        vectors = embed_texts(model, tokenizer, flat, batch_size=batch_size, device=device, precision=precision)
+        ends = np.cumsum([len(group) for group in prompts])
+        means += [part.mean(axis=0) for part in np.split(vectors, ends[:-1])]
+    return np.ascontiguousarray(unit_rows(np.stack(means), classnames).T)
 
 
 def class_prompts(name: str, templates: Sequence[str]) -> list[str]:
     """Return every template filled in with every name of a class; `{c}` (or open_clip's `{}`) is replaced, no more."""
-    names = [part.strip() for part in name.split(SYNONYMS) if part.strip()]
-    return [template.replace("{c}", part).replace("{}", part) for part in names for template in templates]
+    return [template.replace("{c}", part).replace("{}", part) for part in synonyms(name) for template in templates]
+
+
+def synonyms(name: str) -> list[str]:
+    """Return the names of a class: "sofa|couch" has two."""
+    return [part.strip() for part in name.split(SYNONYMS) if part.strip()]
 
 
 @contextmanager

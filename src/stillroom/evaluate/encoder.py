@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from stillroom.evaluate import cache
 from stillroom.evaluate.config import EvaluateConfig
-from stillroom.evaluate.datasets import EvalDataset
-from stillroom.evaluate.embed import ImageEmbeddings, Precision, embed_images, embed_texts, prompt_weights
+from stillroom.evaluate.embed import ImageEmbeddings, Precision, embed_images, embed_texts, prompt_weights, synonyms
+from stillroom.evaluate.items import EvalDataset
 from stillroom.model.device import resolve_device
 
 
@@ -39,7 +39,7 @@ class Encoder:
 
     def images(self, dataset: EvalDataset) -> ImageEmbeddings:
         """Return the embeddings of a data set's pictures, from disk if they are there; see `embed_images`."""
-        path = self.folder / f"images-{cache.key_of(self.image_key, dataset.fingerprint)[:32]}.npz"
+        path = self.folder / f"images-{cache.key_of(self.image_key, dataset.picture_fingerprint)[:32]}.npz"
         embedded = cache.load_images(path)
         if embedded is None:
             embedded = embed_images(self.model, self.preprocess, dataset, workers=self.workers, **self._how())
@@ -57,11 +57,20 @@ class Encoder:
 
     def class_weights(self, dataset: EvalDataset) -> NDArray[np.float32]:
         """Return a data set's zero-shot class weights (D, C), from disk if they are there; see `prompt_weights`."""
-        prompts = json.dumps([dataset.classnames, dataset.templates])
+        return self._weights(dataset.classnames, dataset.templates)
+
+    def name_weights(self, dataset: EvalDataset) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Return the weights (D, N) of all names of all classes, and the column that each class begins with, (C,)."""
+        names = [synonyms(classname) for classname in dataset.classnames]
+        begins = np.cumsum([0, *(len(group) for group in names[:-1])])
+        return self._weights([name for group in names for name in group], dataset.templates), begins
+
+    def _weights(self, classnames: Sequence[str], templates: Sequence[str]) -> NDArray[np.float32]:
+        prompts = json.dumps([classnames, templates])
         path = self.folder / f"classes-{cache.key_of(self.text_key, prompts)[:32]}.npz"
         weights = cache.load_array(path)
         if weights is None:
-            weights = prompt_weights(self.model, self.tokenizer, dataset.classnames, dataset.templates, **self._how())
+            weights = prompt_weights(self.model, self.tokenizer, classnames, templates, **self._how())
             cache.save_array(path, weights)
         return weights
 

@@ -12,7 +12,13 @@ from stillroom.errors import ArtifactError
 from stillroom.evaluate.tasks import Task
 
 REQUIRED = ("dataset", "model", "pretrained", "task", "metrics", "language")
-CLIP_BENCHMARK_TASK = {"classification": "zeroshot_classification", "retrieval": "zeroshot_retrieval"}
+# The last two are ours: CLIP_benchmark has no such tasks.
+CLIP_BENCHMARK_TASK = {
+    "classification": "zeroshot_classification",
+    "retrieval": "zeroshot_retrieval",
+    "vqa": "zeroshot_vqa",
+    "open_vocabulary": "zeroshot_open_vocabulary",
+}
 
 
 def make_result(
@@ -37,6 +43,8 @@ def make_result(
         "language": "en",
         "stillroom": {
             "task_version": task.version,
+            "kind": task.kind,
+            "headline": list(task.metrics),
             "chance": dict(chance),
             "versions": versions(),
             **about,

@@ -10,23 +10,20 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from stillroom.artifacts import read_json, write_json
-from stillroom.errors import ArtifactError, DataError
+from stillroom.errors import ArtifactError, DataError, MissingDependencyError
 from stillroom.evaluate.cache import key_of
 from stillroom.evaluate.config import EvaluateConfig
-from stillroom.evaluate.datasets import EvalDataset, open_dataset
-from stillroom.evaluate.embed import ImageEmbeddings
+from stillroom.evaluate.datasets import open_task
+from stillroom.evaluate.embed import SYNONYMS, ImageEmbeddings
 from stillroom.evaluate.encoder import Encoder, make_encoder
+from stillroom.evaluate.items import EvalDataset
 from stillroom.evaluate.results import existing_result, make_result, write_result
-from stillroom.evaluate.retrieval import retrieval_chance, retrieval_metrics
-from stillroom.evaluate.tasks import Task, find_tasks, locate
-from stillroom.evaluate.zero_shot import classification_chance, classification_metrics
+from stillroom.evaluate.scoring import score
+from stillroom.evaluate.tasks import Task, find_tasks
 
 log = logging.getLogger("stillroom")
 
@@ -61,7 +58,7 @@ def evaluate_model(
     for task in tasks:
         try:
             results.append(evaluate_task(encoder, task, name, config, out))
-        except DataError as error:
+        except (DataError, MissingDependencyError) as error:
             log.warning("%s: not evaluated: %s", task.name, error)
             failures.append(str(error))
     if not results:
@@ -76,19 +73,23 @@ def evaluate_task(encoder: Encoder, task: Task, name: str, config: EvaluateConfi
     Raises:
         DataError: the task's data is missing, damaged or of another kind, or the model gives NaN.
     """
-    dataset = open_dataset(locate(task, config.data_root), split=task.split)
-    if dataset.kind != task.kind:
-        raise DataError(f"task '{task.name}' is {task.kind}, but its data at {task.path} is {dataset.kind}")
-    fingerprint = key_of(encoder.image_key, encoder.text_key, dataset.fingerprint, task.kind, str(task.version))
+    dataset = open_task(task, config.data_root)
+    fingerprint = key_of(
+        *(encoder.image_key, encoder.text_key, dataset.fingerprint),
+        *(task.kind, task.metric, str(task.version)),
+        *([config.caption_template] if task.kind == "retrieval" else []),
+    )
     done = existing_result(out, task, fingerprint)
     if done is not None:
         log.info("%s: already evaluated, skipped", task.name)
         return done
     embedded = encoder.images(dataset)
-    metrics, chance, counts = SCORE[task.kind](encoder, dataset, embedded)
-    _report(task, counts, embedded)
+    metrics, chance, counts = score(task, encoder, dataset, embedded, config.caption_template)
+    differs = _report(task, counts, embedded)
     about = {
         **counts,
+        **_wording(dataset, config),
+        "differs": differs,
         "seed": config.seed,
         "precision": config.precision,
         "fingerprint": fingerprint,
@@ -120,41 +121,30 @@ def claim_folder(out: Path, name: str, model_key: str) -> None:
         write_json(mark, {"stage": "evaluate", "model": name, "model_key": model_key})
 
 
-def _report(task: Task, counts: dict[str, int], embedded: ImageEmbeddings) -> None:
-    """Say which pictures were skipped, and where the data differs in size from what the task file states."""
+def _wording(dataset: EvalDataset, config: EvaluateConfig) -> dict[str, Any]:
+    """Return how pictures' classes, questions or captions were put into words."""
+    if dataset.kind == "retrieval":
+        return {"caption_template": config.caption_template}
+    named_twice = any(SYNONYMS in name for name in dataset.classnames)
+    return {"templates": list(dataset.templates), **({"synonyms": dataset.synonyms} if named_twice else {})}
+
+
+def _report(task: Task, counts: dict[str, int], embedded: ImageEmbeddings) -> dict[str, list[int]]:
+    """Say which pictures were skipped, and where the data differs in size from what the task file states.
+
+    Returns:
+        [found, stated] of each count that differs.
+    """
     if embedded.faults:
         reasons = Counter(fault.reason for fault in embedded.faults)
         shown = ", ".join(f"{reason} {number}" for reason, number in reasons.most_common())
         log.warning("%s: %d pictures skipped (%s), listed in the result", task.name, len(embedded.faults), shown)
-    for stated, key in ((task.pictures, "n"), (task.texts, "texts"), (task.classes, "classes")):
-        if stated is not None and counts.get(key, stated) != stated:
-            log.warning("%s: %s is %s, the task file states %s", task.name, key, f"{counts[key]:,}", f"{stated:,}")
-
-
-Scored = tuple[dict[str, float], dict[str, float], dict[str, int]]
-
-
-def score_classification(encoder: Encoder, dataset: EvalDataset, embedded: ImageEmbeddings) -> Scored:
-    """Return metrics, chance and counts of a classification data set."""
-    labels = np.array(embedded.labels, dtype=np.int64)
-    metrics = dict(classification_metrics(embedded.vectors, encoder.class_weights(dataset), labels))
-    classes = len(dataset.classnames)
-    counts = {"n": len(labels), "classes": classes, "classes_with_pictures": len(np.unique(labels))}
-    return metrics, classification_chance(classes), counts
-
-
-def score_retrieval(encoder: Encoder, dataset: EvalDataset, embedded: ImageEmbeddings) -> Scored:
-    """Return metrics, chance and counts of a retrieval data set, both directions."""
-    del dataset
-    captions = [caption for group in embedded.captions for caption in group]
-    picture_of_text = np.repeat(np.arange(len(embedded.captions)), [len(group) for group in embedded.captions])
-    metrics = dict(retrieval_metrics(embedded.vectors, encoder.texts(captions), picture_of_text))
-    repeated = len(captions) - len(set(captions))
-    counts = {"n": len(embedded.captions), "texts": len(captions), "repeated_texts": repeated}
-    return metrics, retrieval_chance(picture_of_text), counts
-
-
-SCORE: dict[str, Callable[[Encoder, EvalDataset, ImageEmbeddings], Scored]] = {
-    "classification": score_classification,
-    "retrieval": score_retrieval,
-}
+    stated = {"n": task.pictures, "texts": task.texts, "classes": task.classes, "questions": task.questions}
+    differs = {
+        key: [counts[key], number]
+        for key, number in stated.items()
+        if number is not None and counts.get(key, number) != number
+    }
+    for key, (found, number) in differs.items():
+        log.warning("%s: %s is %s, the task file states %s", task.name, key, f"{found:,}", f"{number:,}")
+    return differs

@@ -1,18 +1,22 @@
-"""`load_model`: one call for our own runs, model folders, checkpoints and open_clip's pretrained names."""
+"""`load_model`: one call for released models, our own runs, model folders, checkpoints and open_clip's names."""
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
 from typing import Any
 
 from stillroom.artifacts import read_json
 from stillroom.errors import ArtifactError, ConfigError, DataError
 from stillroom.model.checkpoint import WEIGHTS_FILE, load_checkpoint
-from stillroom.model.towers import CONFIG_FILE, create_model, one_line, with_local_text
+from stillroom.model.download import fetch, model_folder, verify
+from stillroom.model.towers import CONFIG_FILE, create_model, create_tokenizer, one_line, with_local_text
+from stillroom.model.zoo import ReleasedModel, released_by_file, released_models
 
+HUB_WEIGHTS_FILE = "open_clip_pytorch_model.bin"  # what older repositories of the hub hold instead
 FORMS = (
-    "a run folder of 'stillroom train', a folder with open_clip_config.json, a checkpoint (.pt) of a run, "
-    "an open_clip name with its tag (ViT-B-32/laion2b_s34b_b79k), or hf-hub:ORG/REPO"
+    "a released model ({released}), a run folder of 'stillroom train', a folder with open_clip_config.json, "
+    "a checkpoint (.pt) of a run, an open_clip name with its tag (ViT-B-32/laion2b_s34b_b79k), or hf-hub:ORG/REPO"
 )
 
 
@@ -20,26 +24,47 @@ def load_model(name_or_path: str) -> tuple[Any, Any, Any]:
     """Load a model for evaluation.
 
     Args:
-        name_or_path: a run folder of `stillroom train`, any folder with `open_clip_config.json` and weights, a
-            checkpoint inside a run's `checkpoints/`, an open_clip architecture and pretrained tag
-            joined by `/`, or `hf-hub:...`.
+        name_or_path: one of
+
+            - the name of a released DiHT model, e.g. `diht_vitb32_224px` (before a folder of that name: write `./` for
+              the folder); it is downloaded once, see `stillroom.model.download`;
+            - a run folder of `stillroom train`, or any folder with `open_clip_config.json` and weights;
+            - a checkpoint inside a run's `checkpoints/`, or the file of a released model;
+            - an open_clip architecture and pretrained tag joined by `/`, or `hf-hub:...`.
 
     Returns:
         open_clip's `(model, preprocess, tokenizer)`: the model in eval mode on the CPU in float32.
 
     Raises:
         DataError: nothing by that name.
-        ArtifactError: an unfinished run, or weights of another architecture.
+        ArtifactError: an unfinished run, a file with another hash, or weights of another architecture.
         ConfigError: the model cannot be built, or weights cannot be downloaded.
     """
+    name_or_path = str(name_or_path)
+    released = released_models().get(name_or_path)
+    if released is not None:
+        return _load_released(released, fetch(released.file, model_folder()))
     path = Path(name_or_path)
     if path.is_dir():
         return _load_folder(path)
     if path.is_file():
-        return _load_checkpoint_file(path)
-    if name_or_path.startswith("hf-hub:") or "/" in name_or_path:
-        return _load_named(name_or_path)
-    raise DataError(f"no model '{name_or_path}'; allowed: {FORMS}")
+        return _load_file(path)
+    return _load_named(name_or_path)
+
+
+def _load_released(released: ReleasedModel, path: Path) -> tuple[Any, Any, Any]:
+    """Build a released model around the weights of a verified file."""
+    model = create_model(released.config)
+    _fill(model, load_checkpoint(path), path)
+    return model.eval(), eval_transform(model), create_tokenizer(released.config)
+
+
+def _fill(model: Any, weights: dict[str, Any], source: Path) -> None:
+    # Strict, and by open_clip's key names alone: nothing is resized or left at its random start.
+    try:
+        model.load_state_dict(weights)
+    except (RuntimeError, TypeError, AttributeError) as error:
+        raise ArtifactError(f"the weights in {source} are of another architecture: {one_line(error)}") from None
 
 
 def _load_folder(folder: Path) -> tuple[Any, Any, Any]:
@@ -48,12 +73,18 @@ def _load_folder(folder: Path) -> tuple[Any, Any, Any]:
     if not (folder / CONFIG_FILE).exists():
         unfinished = " (an unfinished run? --resume completes it)" if (folder / "run.json").exists() else ""
         raise ArtifactError(f"{folder} has no {CONFIG_FILE}{unfinished}")
-    if not (folder / WEIGHTS_FILE).exists():
-        raise ArtifactError(f"{folder} has no {WEIGHTS_FILE}")
-    return _assemble(folder, load_file(folder / WEIGHTS_FILE))
+    if (folder / WEIGHTS_FILE).exists():
+        return _assemble(folder, load_file(folder / WEIGHTS_FILE))
+    if (folder / HUB_WEIGHTS_FILE).exists():
+        return _assemble(folder, load_checkpoint(folder / HUB_WEIGHTS_FILE))
+    raise ArtifactError(f"{folder} has no {WEIGHTS_FILE} and no {HUB_WEIGHTS_FILE}")
 
 
-def _load_checkpoint_file(path: Path) -> tuple[Any, Any, Any]:
+def _load_file(path: Path) -> tuple[Any, Any, Any]:
+    released = released_by_file(path.name)
+    if released is not None:
+        verify(released.file, path)
+        return _load_released(released, path)
     folder = next((parent for parent in path.parents if (parent / CONFIG_FILE).exists()), None)
     if folder is None:
         raise ArtifactError(f"no {CONFIG_FILE} beside or above {path}: it says which architecture the weights are of")
@@ -67,10 +98,7 @@ def _assemble(folder: Path, weights: dict[str, Any]) -> tuple[Any, Any, Any]:
     config = read_json(folder / CONFIG_FILE)
     has_text_files = (folder / "config.json").exists()
     model = create_model(with_local_text(config, folder if has_text_files else None))
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        raise ArtifactError(f"the weights in {folder} are of another architecture: {one_line(error)}") from None
+    _fill(model, weights, folder)
     tokenizer = open_clip.get_tokenizer(f"local-dir:{folder}")
     return model.eval(), eval_transform(model), tokenizer
 
@@ -79,16 +107,46 @@ def _load_named(name: str) -> tuple[Any, Any, Any]:
     import open_clip
 
     if name.startswith("hf-hub:"):
-        architecture, tag = name, None
+        architecture, tag, quick_gelu, where = name, None, False, name.removeprefix("hf-hub:")
     else:
         architecture, _, tag = name.rpartition("/")
         if tag not in open_clip.list_pretrained_tags_by_model(architecture):
-            raise DataError(f"no model '{name}'; allowed: {FORMS}")
+            raise DataError(_unknown(name))
+        about = open_clip.get_pretrained_cfg(architecture, tag)
+        # Many weights (OpenAI's, MetaCLIP's, DFN's) were trained with quick GELU. open_clip only warns when the
+        # architecture of that name has plain GELU, and the scores come out too low; here the tag decides.
+        quick_gelu, where = about.get("quick_gelu", False), about.get("hf_hub") or about.get("url", "")
     try:
-        model, _, preprocess = open_clip.create_model_and_transforms(architecture, pretrained=tag)
-        return model.eval(), preprocess, open_clip.get_tokenizer(architecture)
+        # Without `require_pretrained` a hub repository whose weights cannot be had gives a random model.
+        model = open_clip.create_model(
+            architecture, pretrained=tag, force_quick_gelu=quick_gelu, require_pretrained=True, weights_only=True
+        )
+        return model.eval(), eval_transform(model), open_clip.get_tokenizer(architecture)
     except Exception as error:  # noqa: BLE001 - hub clients raise many kinds
-        raise ConfigError(f"model '{name}' cannot be loaded (is there a network?): {one_line(error)}") from error
+        raise ConfigError(f"model '{name}' cannot be loaded: {one_line(error)}; {_by_hand(where)}") from error
+
+
+def _unknown(name: str) -> str:
+    """Say that there is no such model, what is allowed, and which names are close."""
+    import open_clip
+
+    known = [*released_models(), *("/".join(pair) for pair in open_clip.list_pretrained())]
+    by_lower_case = {other.lower(): other for other in known}
+    close = [other for other in by_lower_case if other.startswith(f"{name.lower()}/")]  # an architecture without a tag
+    close = close or difflib.get_close_matches(name.lower(), by_lower_case, n=3, cutoff=0.75)
+    meant = f"; did you mean {' or '.join(by_lower_case[other] for other in close[:3])}?" if close else ""
+    return f"no model '{name}'{meant}; allowed: {FORMS.format(released=', '.join(released_models()))}"
+
+
+def _by_hand(where: str) -> str:
+    """Say how to bring weights to a machine without a network; `where` is a repository of the hub or a URL."""
+    if where.startswith("http"):
+        return f"without a network, fetch {where} and put it into {Path.home() / '.cache' / 'clip'}"
+    repository = where.rstrip("/") if where.endswith("/") or where.count("/") == 1 else where.rpartition("/")[0]
+    return (
+        f"without a network, fetch {CONFIG_FILE} and {WEIGHTS_FILE} (or {HUB_WEIGHTS_FILE}) "
+        f"from https://huggingface.co/{repository} into a folder and give that folder"
+    )
 
 
 def eval_transform(model: Any) -> Any:

@@ -22,10 +22,11 @@ from stillroom.artifacts import StageWriter, read_json, write_bytes, write_json
 from stillroom.config_io import to_dict
 from stillroom.errors import DataError
 from stillroom.evaluate.config import EvaluateConfig
-from stillroom.evaluate.datasets import EvalDataset, open_dataset
+from stillroom.evaluate.datasets import open_task
 from stillroom.evaluate.embed import ImageEmbeddings
 from stillroom.evaluate.encoder import Encoder, make_encoder
-from stillroom.evaluate.tasks import find_tasks, locate
+from stillroom.evaluate.items import EvalDataset
+from stillroom.evaluate.tasks import find_tasks
 from stillroom.probe.config import ProbeConfig
 from stillroom.probe.draws import split_half
 
@@ -65,11 +66,10 @@ def probe_model(loaded: tuple[Any, Any, Any], name: str, task: str, config: Prob
     from stillroom.probe.protocol import few_shot_curve
 
     found = find_tasks((task,))[0]
-    folder = locate(found, config.data_root)
-    dataset = open_dataset(folder, split=config.split or found.split)
+    dataset = open_task(found, config.data_root, split=config.split)
     if dataset.kind != "classification":
         raise DataError(f"task '{task}' is {dataset.kind}; a few-shot curve needs a classification task")
-    other = open_dataset(folder, split=config.shots_split) if config.shots_split else None
+    other = open_task(found, config.data_root, split=config.shots_split) if config.shots_split else None
     encoder = _encoder(loaded, config, out)
     writer = StageWriter(
         out,

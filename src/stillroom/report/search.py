@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from stillroom.evaluate.config import EvaluateConfig
-from stillroom.evaluate.datasets import open_dataset
+from stillroom.evaluate.datasets import open_task
 from stillroom.evaluate.encoder import make_encoder
-from stillroom.evaluate.tasks import find_tasks, locate
+from stillroom.evaluate.tasks import find_tasks
 from stillroom.records import Fault
 from stillroom.report.pictures import data_uri
 
@@ -39,7 +39,7 @@ def search(
 ) -> list[dict[str, Any]]:
     """Return per query and model the first pictures of a retrieval task, each with its own caption and a data URI."""
     found = find_tasks((task,))[0]
-    dataset = open_dataset(locate(found, config.data_root), split=found.split)
+    dataset = open_task(found, config.data_root)
     hits: dict[str, np.ndarray] = {}
     captions: tuple[tuple[str, ...], ...] = ()
     names: tuple[str, ...] = ()

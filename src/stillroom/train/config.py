@@ -33,6 +33,8 @@ class ModelConfig:
         name: an architecture of open_clip, trained from scratch ("ViT-B-32").
         open_clip: the content of an `open_clip_config.json`: `model_cfg` and `preprocess_cfg`.
         start_from: anything `stillroom.load_model` loads; training goes on from its weights.
+        image_size: side of the pictures in pixels, where it is not the architecture's own; position embeddings of
+            `start_from` are interpolated.
         pretrained_image: load timm's weights into a timm image tower.
         pretrained_text: load the Hugging Face weights into an `hf_model_name` text tower.
         lock_image: freeze the image tower; its projection, where it has one, keeps learning. Without random changes
@@ -47,6 +49,7 @@ class ModelConfig:
     name: str | None = None
     open_clip: Mapping[str, Any] | None = None
     start_from: str | None = None
+    image_size: int | None = None
     pretrained_image: bool = False
     pretrained_text: bool = False
     lock_image: bool = False
@@ -62,6 +65,8 @@ class ModelConfig:
             unknown = set(self.open_clip) - {"model_cfg", "preprocess_cfg"}
             require("model_cfg" in self.open_clip, "model.open_clip has no model_cfg table")
             require(not unknown, f"model.open_clip: unknown key {sorted(unknown)}; allowed: model_cfg, preprocess_cfg")
+        size = self.image_size
+        require(size is None or size >= 1, f"model.image_size is {size}; it must be 1 or more")
         for tower, key in (("image", "unlocked_image_groups"), ("text", "unlocked_text_layers")):
             number = getattr(self, key)
             require(number >= 0, f"model.{key} is {number}; it must be 0 or more")
@@ -92,7 +97,7 @@ class OptimizerConfig:
         text_lr_multiplier: rate of the text tower over `lr`.
         heads_lr_multiplier: rate of the concept heads over `lr` (10, recollected from DiHT, not verified).
         heads_weight_decay: decay of the concept heads (0.01, recollected from DiHT, not verified).
-        max_grad_norm: gradients are scaled down to this norm; None leaves them.
+        max_grad_norm: gradients are scaled down to this norm; 0 or None leaves them.
         max_logit_scale: learnt scales are clamped to [1, this] (100 as in CLIP).
     """
 

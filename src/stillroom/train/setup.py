@@ -26,8 +26,11 @@ def build_model(config: ModelConfig) -> tuple[dict[str, Any], Any, Any]:
     if config.start_from is not None:
         model, _, tokenizer = load_model(config.start_from)
         described = _described(config.start_from)
+        if config.image_size is not None:
+            resize_image_tower(model, described, config.image_size)
     else:
         described = _named(config.name) if config.name is not None else copy.deepcopy(dict(config.open_clip or {}))
+        _complete(described["model_cfg"], config.image_size)
         model = create_model(
             described, pretrained_image=config.pretrained_image, pretrained_text=config.pretrained_text
         )
@@ -47,6 +50,46 @@ def build_model(config: ModelConfig) -> tuple[dict[str, Any], Any, Any]:
         bias.requires_grad_(requires_grad=False)
     described["preprocess_cfg"] = dict(model.visual.preprocess_cfg)
     return described, model, tokenizer
+
+
+def _complete(model_cfg: dict[str, Any], image_size: int | None) -> None:
+    """Write the pictures' size into the image tower's table, and None where TOML has no word for it."""
+    if image_size is not None:
+        model_cfg.setdefault("vision_cfg", {})["image_size"] = image_size
+    text = model_cfg.get("text_cfg", {})
+    if text.get("hf_proj_type") == "":
+        text["hf_proj_type"] = None
+
+
+def resize_image_tower(model: Any, described: dict[str, Any], size: int) -> None:
+    """Replace the image tower by one for pictures of another size, with the same weights, in place.
+
+    Position embeddings of open_clip's own vision transformers are interpolated. Convolutional towers take pictures of
+    any size; a timm tower with a fixed size cannot be resized, nor can attention pooling.
+
+    Args:
+        model: open_clip's.
+        described: its content of `open_clip_config.json`, which gets the new size.
+        size: side of the pictures, pixels.
+
+    Raises:
+        ConfigError: the tower cannot take pictures of that size.
+    """
+    from open_clip.model import resize_pos_embed
+
+    described["model_cfg"]["vision_cfg"]["image_size"] = size
+    described["preprocess_cfg"] = {**model.visual.preprocess_cfg, "size": size}
+    # By open_clip's factory beside the smallest of text towers: the model's own may need files that are elsewhere.
+    text = {"context_length": 1, "vocab_size": 4, "width": 8, "heads": 1, "layers": 1}
+    image_only = {key: described["model_cfg"][key] for key in described["model_cfg"] if key != "text_cfg"}
+    resized = create_model({**described, "model_cfg": {**image_only, "text_cfg": text}})
+    weights = {f"visual.{name}": tensor for name, tensor in model.visual.state_dict().items()}
+    resize_pos_embed(weights, resized)
+    try:
+        resized.visual.load_state_dict({name.removeprefix("visual."): tensor for name, tensor in weights.items()})
+    except RuntimeError as error:
+        raise ConfigError(f"model.image_size is {size}: the image tower cannot be resized: {one_line(error)}") from None
+    model.visual = resized.visual
 
 
 def _named(name: str) -> dict[str, Any]:

@@ -8,21 +8,36 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
 from stillroom.errors import ConfigError, DataError
-from stillroom.evaluate.datasets import Kind, open_dataset
+from stillroom.evaluate.datasets import open_dataset
+from stillroom.evaluate.items import EvalDataset, Kind, Synonyms
+from stillroom.evaluate.readers import READERS
+from stillroom.evaluate.readers.hub import hub_folder, is_hub_name
 
 Direction = Literal["text_to_image", "image_to_text"]
+Suite = Literal["bundled", "diht", "cheng"]
+Metric = Literal[
+    "acc1", "roc_auc", "mean_average_precision", "mean_average_precision_11_point", "vqa_accuracy", "hit@1"
+]
 
-# The metric that stands for a task in tables and lists. A retrieval task has one per direction, listed as its own task.
-CLASSIFICATION_METRIC = "acc1"
+# The metrics that stand for a retrieval task in tables and lists: one per direction, each listed as its own task.
 RETRIEVAL_METRICS: Mapping[str, str] = {
     "text_to_image": "image_retrieval_recall@1",
     "image_to_text": "text_retrieval_recall@1",
 }
 _SHORT = {"text_to_image": "t2i", "image_to_text": "i2t"}
+_KINDS: Mapping[str, tuple[Kind, ...]] = {
+    "acc1": ("classification", "vqa"),
+    "roc_auc": ("classification",),
+    "mean_average_precision": ("classification",),
+    "mean_average_precision_11_point": ("classification",),
+    "vqa_accuracy": ("vqa",),
+    "hit@1": ("open_vocabulary",),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,14 +47,24 @@ class Task:
     Attributes:
         name: of the file, or of the data set's folder.
         version: of the task file; 0 for a data set given by its path.
-        kind: "classification" or "retrieval".
+        kind: "classification", "retrieval", "vqa" or "open_vocabulary".
         title: one line for people.
+        suite: the paper's benchmark that it is part of, or "bundled".
+        metric: that stands for the task; retrieval has two, one per direction.
         path: of the data set; relative to a root (see `locate`), or absolute.
+        reader: "webdataset" (CLIP_benchmark's layout, or an image folder), or a name of `readers.READERS`.
+        parameters: of the reader.
         split: sub-folder with the tars.
         pictures: how many there should be; None if not known. A difference is reported, not refused.
         texts: how many captions there should be, for retrieval.
-        classes: how many there should be, for classification.
-        chance: what guessing scores, in the metric(s) of `entries`.
+        questions: how many there should be, for vqa.
+        classes: how many there should be; for vqa, candidate answers, where they are always as many.
+        templates: prompts; empty: those of the data set, or CLIP's plain one.
+        imagenet_templates: take the 80 of CLIP instead.
+        classnames: empty: those of the data set.
+        names_from: list of the clip-benchmark package, for a data set without names.
+        synonyms: whether a class with several names is the mean of their embeddings, or the best of their scores.
+        guessing: what it scores in the metric, where that does not follow from the sizes.
         licence: of the data.
         obtain: how to get the data.
     """
@@ -48,49 +73,90 @@ class Task:
     version: int = 0
     kind: Kind
     title: str = ""
+    suite: Suite | None = None
+    metric: Metric = "acc1"
     path: str
+    reader: str = "webdataset"
+    parameters: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     split: str = "test"
     pictures: int | None = None
     texts: int | None = None
+    questions: int | None = None
     classes: int | None = None
-    chance: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    templates: tuple[str, ...] = ()
+    imagenet_templates: bool = False
+    classnames: tuple[str, ...] = ()
+    names_from: str = ""
+    synonyms: Synonyms = "mean"
+    guessing: float | None = None
     licence: str = "unknown"
     obtain: str = ""
+
+    def __post_init__(self) -> None:
+        if self.kind != "retrieval" and self.kind not in _KINDS[self.metric]:
+            raise ConfigError(f"task '{self.name}': metric '{self.metric}' does not go with kind '{self.kind}'")
+        if self.reader not in ("webdataset", *READERS):
+            raise ConfigError(
+                f"task '{self.name}': no reader '{self.reader}'; allowed: webdataset, {', '.join(READERS)}"
+            )
 
     @property
     def metrics(self) -> tuple[str, ...]:
         """The metrics that stand for this task: one, or one per direction."""
-        return (CLASSIFICATION_METRIC,) if self.kind == "classification" else tuple(RETRIEVAL_METRICS.values())
+        return tuple(RETRIEVAL_METRICS.values()) if self.kind == "retrieval" else (self.metric,)
+
+    @property
+    def owns_folder(self) -> bool:
+        """Whether the data's folder belongs to this task alone; tasks on the same pictures share one."""
+        return Path(self.path).name == self.name or self.reader == "webdataset"
+
+    @property
+    def chance(self) -> float | None:
+        """What guessing scores in `metrics`, as far as it follows from the sizes; a result says it exactly."""
+        if self.kind == "retrieval":  # also with several captions a picture: n of P n captions are its own
+            return None if self.pictures is None else round(1 / self.pictures, 6)
+        if self.metric in ("acc1", "hit@1"):
+            return None if self.classes is None else round(1 / self.classes, 6)
+        return 0.5 if self.metric == "roc_auc" else self.guessing
+
+    def read(self, root: Path) -> EvalDataset:
+        """Open the data by the task's reader.
+
+        Raises:
+            ConfigError: parameters that the reader does not have.
+            DataError: files that are missing or do not hold what they should.
+        """
+        from stillroom.config_io import build
+
+        reader = build(READERS[self.reader], self.parameters, source=f"task '{self.name}'", prefix="parameters.")
+        return reader.read(root)
 
     def entries(self) -> list[dict[str, Any]]:
         """Return what `stillroom tasks --json` lists: each retrieval direction is an entry of its own."""
         about: dict[str, Any] = {
             "task": self.name,
+            "suite": self.suite,
             "version": self.version,
             "kind": self.kind,
             "title": self.title,
             "classes": self.classes,
             "size": self.pictures,
             "texts": self.texts,
+            "questions": self.questions,
+            "chance": self.chance,
             "licence": self.licence,
             "path": self.path,
             "obtain": self.obtain,
         }
-        if self.kind == "classification":
-            metric = CLASSIFICATION_METRIC
-            return [{"name": self.name, **about, "metric": metric, "chance": self.chance.get(metric)}]
+        if self.kind != "retrieval":
+            return [{"name": self.name, **about, "metric": self.metric}]
         return [
-            {
-                "name": f"{self.name}_{_SHORT[direction]}",
-                **about,
-                "direction": direction,
-                "metric": metric,
-                "chance": self.chance.get(metric),
-            }
+            {"name": f"{self.name}_{_SHORT[direction]}", **about, "direction": direction, "metric": metric}
             for direction, metric in RETRIEVAL_METRICS.items()
         ]
 
 
+@cache
 def list_tasks() -> tuple[Task, ...]:
     """Return all tasks of the list, sorted by name."""
     return tuple(read_task(path) for path in sorted(Path(__file__).parent.glob("*.yaml")))
@@ -115,43 +181,47 @@ def read_task(path: Path) -> Task:
     missing = [key for key in ("version", "kind", "path") if key not in values]
     if missing:
         raise ConfigError(f"task file {path} lacks '{missing[0]}'")
-    task = build(Task, {"name": path.stem, **values}, source=str(path))
-    wrong = [metric for metric in task.metrics if metric not in task.chance]
-    if wrong:
-        raise ConfigError(f"task file {path}: chance must be given for {', '.join(wrong)}")
-    return task
+    return build(Task, {"name": path.stem, **values}, source=str(path))
 
 
 def find_task(name_or_path: str) -> Task:
-    """Return a task of the list by its name or an entry's name (`x_t2i` finds `x`), or make one of a data set's path.
+    """Return a task of the list by its name or an entry's name (`x_t2i` finds `x`), or make one of a data set.
+
+    Args:
+        name_or_path: a name, the folder of a data set, or "hf-hub:ORGANISATION/NAME".
 
     Raises:
         ConfigError: neither a known name nor a folder.
-        DataError: a folder that is no data set.
+        DataError: a folder that is no data set, or a data set on the hub that cannot be fetched.
     """
     known = list_tasks()
     for task in known:
         if name_or_path in (task.name, *(entry["name"] for entry in task.entries())):
             return task
-    path = Path(name_or_path)
+    path = hub_folder(name_or_path) if is_hub_name(name_or_path) else Path(name_or_path)
     if not path.is_dir():
         names = ", ".join(task.name for task in known)
         raise ConfigError(f"no task '{name_or_path}'; allowed: {names}, or the folder of a data set")
     dataset = open_dataset(path)
-    return Task(name=dataset.name, kind=dataset.kind, path=str(path.resolve()), title=f"data set {dataset.name}")
+    name = name_or_path.rpartition("/")[2] if is_hub_name(name_or_path) else dataset.name
+    return Task(name=name, kind=dataset.kind, path=str(path.resolve()), title=f"data set {name}")
 
 
 def find_tasks(names: tuple[str, ...]) -> tuple[Task, ...]:
-    """Return the tasks of several names, each once; none named means all of the list.
+    """Return the tasks of several names, each once; a suite's name means its tasks, no name at all the whole list.
 
     Raises:
         ConfigError: an unknown name, or two data sets whose folders have the same name.
     """
+    known = list_tasks()
+    suites = {suite: [task for task in known if task.suite == suite] for suite in ("bundled", "diht", "cheng")}
     tasks: dict[str, Task] = {}
-    for name in names or tuple(task.name for task in list_tasks()):
-        task = find_task(name)
-        if tasks.setdefault(task.name, task) != task:
-            raise ConfigError(f"two tasks are named '{task.name}'; rename the folder of one, or evaluate them apart")
+    for name in names or tuple(task.name for task in known):
+        for task in suites.get(name) or [find_task(name)]:
+            if tasks.setdefault(task.name, task) != task:
+                raise ConfigError(
+                    f"two tasks are named '{task.name}'; rename the folder of one, or evaluate them apart"
+                )
     return tuple(tasks.values())
 
 

@@ -143,7 +143,7 @@ def evaluate(
     from stillroom.evaluate.config import EvaluateConfig
     from stillroom.evaluate.run import run
 
-    chosen = [f"tasks={json.dumps(tasks.split(','), ensure_ascii=False)}"] if tasks else []
+    chosen = [f"tasks={json.dumps([name.strip() for name in tasks.split(',')], ensure_ascii=False)}"] if tasks else []
     run(model, load_config(EvaluateConfig, path=config, settings=[*chosen, *(settings or ())]), out)
     show(compare_folders([out]))
     say(f"results: {out}")

@@ -7,11 +7,12 @@ from PIL import Image
 
 from stillroom.concepts.config import ConceptsConfig, HeadConfig
 from stillroom.concepts.features import compute_features, features_table, fixed_lists, gather, resolve_precision
-from stillroom.concepts.teacher import in_order, load_teacher
+from stillroom.concepts.teacher import load_teacher
 from stillroom.concepts.transform import PictureTransform
 from stillroom.config_io import load_config
 from stillroom.data import open_data
 from stillroom.errors import ConfigError
+from stillroom.model.packaged import in_order
 
 
 def transform(**changes):

@@ -14,8 +14,20 @@ APART = ("environment.json", "speed.jsonl", "timings.json")
 
 
 def small(monkeypatch):
-    size = replace(demo.TINY, max_per_shard=16, samples=640, batch_size=32, min_count=2, head_epochs=2, shots=(1,))
+    task = "openclipart_heldout_categories"
+    size = replace(
+        demo.TINY,
+        max_per_shard=16,
+        samples=640,
+        batch_size=32,
+        min_count=2,
+        head_epochs=2,
+        tasks=(task,),
+        probe_task=task,
+        shots=(1,),
+    )
     monkeypatch.setattr(demo, "TINY", size)
+    monkeypatch.setattr(demo, "SEARCH_TASK", "openclipart_heldout_retrieval")
 
 
 def files(folder):
@@ -37,16 +49,16 @@ def first(tmp_path_factory):
 
 def test_every_stage_leaves_its_output_and_the_report_is_whole(first):
     out, result = first
-    for stage in ("filter", "concepts", "train/infonce", "train/stillroom", "probe"):
+    for stage in ("filter", "concepts", "train/infonce", "train/stillroom", "train/pretrained", "probe"):
         assert (out / stage / "manifest.json").exists(), stage
     assert result.report == out / "index.html"
     html = result.report.read_text()
     assert html.count("<svg") >= 4
-    assert "openmoji groups" in html
-    for name in ("infonce", "stillroom"):
-        scores = json.loads((out / "evaluate" / name / "openmoji_groups.json").read_text())
+    assert "openclipart heldout categories" in html
+    for name in ("infonce", "stillroom", "pretrained"):
+        scores = json.loads((out / "evaluate" / name / "openclipart_heldout_categories.json").read_text())
         assert 0 <= scores["metrics"]["acc1"] <= 1
-        assert scores["stillroom"]["n"] > 1000
+        assert scores["stillroom"]["n"] > 300
     assert result.table.row_count > 0
 
 

@@ -187,7 +187,8 @@ def mscoco_captions(root):
         pictures(base / "val2014", {name: colour})
         sentences = [{"raw": f"A {colour} thing.", "tokens": []}, {"raw": f" {colour} \n"}]
         images.append({"filepath": "val2014", "filename": name, "split": "test", "sentences": sentences})
-    images.append({"filepath": "train2014", "filename": "no.jpg", "split": "train", "sentences": [{"raw": "x"}]})
+    for split in ("train", "restval", "val"):
+        images.append({"filepath": "val2014", "filename": "no.jpg", "split": split, "sentences": [{"raw": "x"}]})
     put_json(base / "dataset_coco.json", {"dataset": "coco", "images": images})
 
 

@@ -54,6 +54,16 @@ def test_absent_and_damaged_files(tmp_path, caplog):
     assert caplog.text.count("computed again") == 4
 
 
+def test_a_folder_that_cannot_be_written_is_said_once_and_costs_nothing(tmp_path, caplog):
+    (tmp_path / "file").write_text("no folder")
+    with caplog.at_level(logging.WARNING):
+        for name in ("a.npz", "b.npz"):
+            assert cache.load_array(tmp_path / "file" / name) is None
+            cache.save_array(tmp_path / "file" / name, np.ones((1, 2), dtype=np.float32))
+    assert caplog.text.count("embeddings are not kept") == 1
+    assert "cannot be read" not in caplog.text
+
+
 def test_pickles_are_refused(tmp_path):
     path = tmp_path / "a.npz"
     np.savez(path, vectors=np.array([{"a": 1}], dtype=object), meta=np.zeros(2, np.uint8))

@@ -82,6 +82,21 @@ def test_another_transform_or_tokenizer_is_another_evaluation(monkeypatch, colou
         assert result["metrics"]["acc1"] == pytest.approx(expected)
 
 
+def test_files_that_may_not_be_read_cost_their_own_task_only(
+    load_colours, colour_classes, colour_captions, tmp_path, monkeypatch, caplog
+):
+    def denied(task, *args):
+        if task.name == "colours":
+            raise PermissionError(13, "Permission denied", "0.tar")
+        return opened(task, *args)
+
+    opened = stage.open_task
+    monkeypatch.setattr(stage, "open_task", denied)
+    results = stage.run("fake", _config(colour_classes, colour_captions), tmp_path / "out")
+    assert [result["dataset"] for result in results] == ["colour_names"]
+    assert "colours: not evaluated: [Errno 13] Permission denied: '0.tar'" in caplog.text
+
+
 def test_missing_and_damaged_data_costs_its_own_task_only(load_colours, colour_classes, tmp_path, caplog):
     damaged = shutil.copytree(colour_classes, tmp_path / "damaged")
     (damaged / "test/1.tar").write_bytes(b"")

@@ -121,11 +121,11 @@ def test_questions_about_missing_pictures_are_counted(colour_model, tmp_path):
     assert result["metrics"]["vqa_accuracy"] == pytest.approx((1 + 0) / 2)
 
 
-def test_verified_negatives_take_no_place_in_the_ranking(colour_model, tmp_path):
+def test_hits_rank_every_class_and_stand_beside_those_without_verified_negatives(colour_model, tmp_path):
     OFFICIAL["openimages_19958"](tmp_path)
     base = tmp_path / "openimages"
     header = "ImageID,Source,LabelName,Confidence"
-    # The picture is red. People said that it shows green and not red; so green is right, and red is left out.
+    # The picture is red. People said that it shows red and green, and neither of two plain reds, which come first.
     rows = [
         header,
         f"{0:016x},verification,/m/02,1",
@@ -135,12 +135,16 @@ def test_verified_negatives_take_no_place_in_the_ranking(colour_model, tmp_path)
     put_lines(base / "test-annotations-human-imagelabels.csv", rows)
     (base / "oidv6-class-descriptions.csv").write_text("/m/01,red\n/m/02,red green\n/m/04,red\n/m/05,green\n")
     result = _evaluate(colour_model, _config(tmp_path, "openimages_19958"), tmp_path / "out")["openimages_19958"]
-    assert result["metrics"]["hit@1"] == 1
+    metrics, chance = result["metrics"], result["stillroom"]["chance"]
+    assert [metrics[f"hit@{k}"] for k in (1, 2, 5, 10)] == [0, 0, 1, 1]
+    assert [metrics[f"hit@{k}_negatives_left_out"] for k in (1, 2, 5, 10)] == [1, 1, 1, 1]
+    assert (chance["hit@1"], chance["hit@1_negatives_left_out"]) == pytest.approx((1 / 4, 1 / 2))
     assert result["stillroom"]["verified_negatives"] == 2
-    assert result["stillroom"]["chance"]["hit@1"] == pytest.approx(1 / 2)
+    assert result["stillroom"]["repeated_names"] == 1
+    assert result["stillroom"]["headline"] == ["hit@1"]
     put_lines(base / "test-annotations-human-imagelabels.csv", rows[:2])
     result = _evaluate(colour_model, _config(tmp_path, "openimages_19958"), tmp_path / "out")["openimages_19958"]
-    assert [result["metrics"][f"hit@{k}"] for k in (1, 2, 5, 10)] == [0, 0, 1, 1]
+    assert result["metrics"] == {"hit@1": 0, "hit@2": 0, "hit@5": 1, "hit@10": 1}  # nobody denied anything
 
 
 def test_unverified_labels_are_left_out_of_average_precision(colour_model, tmp_path):

@@ -99,8 +99,10 @@ def test_names_directions_and_paths_find_tasks(colour_classes, monkeypatch):
 
 
 def test_unknown_names_are_one_line(tmp_path):
-    with pytest.raises(ConfigError, match="no task 'imagenet0'; allowed: .*openmoji_names.* or the folder"):
+    with pytest.raises(ConfigError, match="no task 'imagenet0'; did you mean imagenet1k.*; allowed: .*openmoji_names"):
         find_task("imagenet0")
+    with pytest.raises(ConfigError, match=r"no task '~'; allowed: .*, a suite \(bundled, diht, cheng\), or the folder"):
+        find_task("~")
     with pytest.raises(DataError, match="neither"):
         find_task(str(tmp_path))
 

@@ -127,8 +127,26 @@ def test_what_is_not_there_is_one_clear_line(tmp_path, saved):
     with pytest.raises(ArtifactError, match="unfinished"):
         load_model(str(tmp_path))
     (tmp_path / "open_clip_config.json").write_text((saved[0] / "open_clip_config.json").read_text())
-    with pytest.raises(ArtifactError, match=r"has no open_clip_model\.safetensors"):
+    with pytest.raises(ArtifactError, match=r"has no open_clip_model\.safetensors.*: the run is unfinished"):
         load_model(str(tmp_path))
+    (tmp_path / "run.json").write_text('{"stage": "evaluate"}')
+    with pytest.raises(ArtifactError, match="it is the output of 'stillroom evaluate', not a model"):
+        load_model(str(tmp_path))
+
+
+def test_an_unfinished_run_names_its_newest_checkpoint_which_loads(saved, tmp_path):
+    import shutil
+
+    folder, model = saved
+    run = shutil.copytree(folder, tmp_path / "run", ignore=shutil.ignore_patterns("*.safetensors"))
+    (run / "run.json").write_text('{"stage": "train"}')
+    (run / "checkpoints").mkdir()
+    for step in (9, 10):
+        torch.save({"state_dict": model.state_dict()}, run / f"checkpoints/step-{step:09d}.pt")
+    with pytest.raises(ArtifactError, match=r"unfinished.*--resume.*a checkpoint inside it: .*step-000000010\.pt$"):
+        load_model(str(run))
+    loaded = load_model(str(run / "checkpoints/step-000000010.pt"))[0]
+    assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in loaded.state_dict().items())
 
 
 def test_weights_of_another_architecture_are_refused(saved, tmp_path):

@@ -8,6 +8,7 @@ import torch
 
 from stillroom.errors import ConfigError
 from stillroom.model.locking import enable_gradient_checkpointing, lock_towers, set_training_mode, trunk_groups
+from stillroom.model.packaged import packaged_text
 from stillroom.model.parts import (
     encode_text,
     image_head,
@@ -20,7 +21,7 @@ from stillroom.model.parts import (
     trunk_parameters,
     trunk_state,
 )
-from stillroom.model.towers import create_model, create_tokenizer, packaged_text
+from stillroom.model.towers import create_model, create_tokenizer
 
 VIT = {"layers": 3, "width": 32, "head_width": 16, "patch_size": 16, "image_size": 32}
 TEXT = {"context_length": 16, "vocab_size": 64, "width": 32, "heads": 2, "layers": 3}

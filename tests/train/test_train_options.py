@@ -12,6 +12,7 @@ from stillroom.cli import main
 from stillroom.errors import ConfigError
 from stillroom.evaluate.during_training import make_scorer
 from stillroom.train import assemble as assemble_module
+from stillroom.train import sources
 from stillroom.train.config import EvaluationConfig
 from stillroom.train.estimate import estimate_lines
 from stillroom.train.run import run
@@ -58,6 +59,14 @@ def test_a_locked_image_tower_runs_once_a_picture_where_nothing_is_random(data, 
     stored, computed = weights(tmp_path / "stored"), weights(tmp_path / "computed")
     # float16 keeps three digits of a feature
     assert all(torch.allclose(stored[name], computed[name], atol=2e-4) for name in stored)
+    kept = {"cache": str(tmp_path / "cache")}
+    run(data, config(**changes, **kept, augment=STILL), tmp_path / "first")
+    assert len(list((tmp_path / "cache").glob("train-pictures-*.npz"))) == 1
+    with monkeypatch.context() as patch:
+        patch.setattr(sources, "image_trunk", None)  # nothing is encoded again, whatever the rest of the recipe
+        run(data, config(**changes, **kept, augment=STILL), tmp_path / "second")
+    assert equal(weights(tmp_path / "stored"), weights(tmp_path / "first"))
+    assert equal(weights(tmp_path / "stored"), weights(tmp_path / "second"))
     run(data, config(**changes), tmp_path / "random")  # with crops the tower has to run, and stands still all the same
     assert {n for n in moved(tmp_path / "random", started_from(changes)) if n.startswith("visual.")} == {"visual.proj"}
 

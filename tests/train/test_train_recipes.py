@@ -94,8 +94,7 @@ def tiny_runs(data, concepts, bert, tmp_path_factory):
     def trained(name):
         if name not in done:
             settings = [f"model.start_from={trained(starts[name])}"] if name in starts else []
-            settings += with_bert(bert[0]) if name in ("otter_rn50_declutr", "cheng_rn50_declutr") else []
-            settings += with_bert(bert[0]) if name == "student_minilm" else []
+            settings += with_bert(bert[0]) if name.endswith(("_declutr", "_minilm")) else []
             config = load_recipe(f"tiny/{name}", [*settings, "workers=1"])
             out = tmp_path_factory.mktemp("runs") / name
             run(data, config, out, concepts=concepts if config.loss.concept_weight else None)
@@ -106,6 +105,7 @@ def tiny_runs(data, concepts, bert, tmp_path_factory):
 
 
 TERMS = {
+    "lite_minilm": {"contrastive", "objects", "attributes"},
     "student_minilm": {"contrastive", "objects", "attributes"},
     "diht_vitb32": {"contrastive", "objects", "attributes"},
     "diht_vitb16": {"contrastive", "objects", "attributes"},
@@ -199,11 +199,10 @@ def test_pretrained_text_weights_arrive_in_the_model(bert):
     assert not torch.equal(fresh.text.transformer.state_dict()[key], expected[key])
 
 
-def test_a_frozen_sentence_encoder_keeps_its_weights(tiny_runs, bert):
-    after = weights(tiny_runs("student_minilm"))
-    assert all(
-        torch.equal(after[f"text.transformer.{key}"], bert[1][key]) for key in ("encoder.layer.0.output.dense.weight",)
-    )
+@pytest.mark.parametrize("name", ["student_minilm", "lite_minilm"])
+def test_a_frozen_sentence_encoder_keeps_its_weights(name, tiny_runs, bert):
+    after, key = weights(tiny_runs(name)), "encoder.layer.0.output.dense.weight"
+    assert torch.equal(after[f"text.transformer.{key}"], bert[1][key])
 
 
 def test_larger_pictures_interpolate_the_position_embeddings(tiny_runs):

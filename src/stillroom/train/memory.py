@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
+from typing import Any
 
 import numpy as np
 
@@ -16,13 +17,14 @@ from stillroom.records import Fault, Sample
 from stillroom.train.batch import Batch
 from stillroom.train.lanes import Order, rank_lanes
 from stillroom.train.slots import Keep, SlotCounts, one_line, usable
+from stillroom.train.stored import FeatureCache, content_ids
 
 CHUNK = 256
 
 
 @dataclass(frozen=True, kw_only=True)
 class MemorySource:
-    """A rank's share of the batches of a run; made by `read_pictures`.
+    """A rank's share of the batches of a run; made by `read_pictures` or `read_features`.
 
     Attributes:
         shards: shard name of each of n usable pairs.
@@ -90,7 +92,6 @@ def read_pictures(
     keep: Keep,
     to_pixels: Callable[[bytes], np.ndarray],
     pool: Executor,
-    encode: Callable[[np.ndarray], np.ndarray] | None = None,
     rank: int = 0,
     world: int = 1,
 ) -> MemorySource:
@@ -103,50 +104,119 @@ def read_pictures(
         keep: as it was for `count_slots`.
         to_pixels: from encoded bytes to (S, S, 3) uint8; raises `ImageError`.
         pool: threads that decode; results do not depend on how many there are.
-        encode: from (B, S, S, 3) uint8 to (B, F) float16, kept instead of the pictures.
         rank: of this process.
         world: number of ranks.
     """
-    names: list[str] = []
-    keys: list[str] = []
-    captions: list[str] = []
-    blocks: list[np.ndarray] = []
-    faults: list[Fault] = []
-    rows = np.full(order.total, -1, dtype=np.int64)
+
+    def decode(samples: list[Sample]) -> list[np.ndarray | Fault]:
+        return list(pool.map(lambda sample: _decode(sample, to_pixels), samples))
+
+    found = _read(shards, counted, order, keep, decode)
+    pixels = np.stack(found.values) if found.values else np.zeros((0, 1, 1, 3), np.uint8)
+    return found.source(pixels, order, rank, world)
+
+
+def read_features(
+    shards: Sequence[Shard],
+    counted: SlotCounts,
+    order: Order,
+    *,
+    keep: Keep,
+    to_pixels: Callable[[bytes], np.ndarray],
+    pool: Executor,
+    encode: Callable[[np.ndarray], np.ndarray],
+    cache: FeatureCache,
+    rank: int = 0,
+    world: int = 1,
+) -> MemorySource:
+    """Read every picture once and encode those whose features are not known.
+
+    Args:
+        shards: of the data set.
+        counted: `count_slots` of them.
+        order: of the slots.
+        keep: as it was for `count_slots`.
+        to_pixels: from encoded bytes to (S, S, 3) uint8; raises `ImageError`.
+        pool: threads that decode.
+        encode: from pictures (B, S, S, 3) uint8 to features (B, F) float16.
+        cache: of features by the pictures' encoded bytes.
+        rank: of this process.
+        world: number of ranks.
+    """
+
+    def encoded(samples: list[Sample]) -> list[np.int64 | Fault]:
+        ids = content_ids(sample.image or b"" for sample in samples)
+        results: list[np.int64 | Fault] = list(ids)
+        missing = cache.missing(ids)
+        pixels = list(pool.map(lambda place: _decode(samples[place], to_pixels), missing))
+        good = [
+            (place, picture) for place, picture in zip(missing, pixels, strict=True) if isinstance(picture, np.ndarray)
+        ]
+        if good:
+            cache.add(ids[[place for place, _ in good]], encode(np.stack([picture for _, picture in good])))
+        for place, picture in zip(missing, pixels, strict=True):
+            if isinstance(picture, Fault):
+                results[place] = picture
+        return results
+
+    found = _read(shards, counted, order, keep, encoded)
+    if not found.values:
+        return found.source(np.zeros((0, 1), np.float16), order, rank, world)
+    return found.source(cache.save().rows(np.array(found.values)), order, rank, world)
+
+
+@dataclass(kw_only=True)
+class _Found:
+    """Pairs in the order of their slots: `values` are what stands for the pictures."""
+
+    rows: np.ndarray
+    shards: list[str] = field(default_factory=list)
+    keys: list[str] = field(default_factory=list)
+    captions: list[str] = field(default_factory=list)
+    values: list[Any] = field(default_factory=list)
+    faults: list[Fault] = field(default_factory=list)
+
+    def source(self, pictures: np.ndarray, order: Order, rank: int, world: int) -> MemorySource:
+        return MemorySource(
+            shards=self.shards,
+            keys=self.keys,
+            captions=self.captions,
+            pictures=pictures,
+            rows=self.rows,
+            order=order,
+            rank=rank,
+            world=world,
+            faults=tuple(self.faults),
+        )
+
+
+def _read(
+    shards: Sequence[Shard],
+    counted: SlotCounts,
+    order: Order,
+    keep: Keep,
+    load: Callable[[list[Sample]], Sequence[Any]],
+) -> _Found:
+    """Read every slot; `load` gives, for each sample of a chunk, what stands for its picture, or a fault."""
+    found = _Found(rows=np.full(order.total, -1, dtype=np.int64))
     begin = 0
     with progress("read pairs", order.total) as shown:
         for shard, count in zip(shards, counted.counts, strict=True):
-            found = (item for item in usable(shard, keep, images=True) if isinstance(item, Sample))
-            slots = enumerate(islice(found, count), begin)
+            samples = (item for item in usable(shard, keep, images=True) if isinstance(item, Sample))
+            slots = enumerate(islice(samples, count), begin)
             while chunk := list(islice(slots, CHUNK)):
-                good = []
-                for (slot, sample), picture in zip(
-                    chunk, pool.map(lambda s: _decode(s[1], to_pixels), chunk), strict=True
-                ):
-                    if isinstance(picture, Fault):
-                        faults.append(picture)
+                for (slot, sample), value in zip(chunk, load([sample for _, sample in chunk]), strict=True):
+                    if isinstance(value, Fault):
+                        found.faults.append(value)
                         continue
-                    rows[slot] = len(keys)
-                    names.append(sample.shard)
-                    keys.append(sample.key)
-                    captions.append(one_line(sample.caption))
-                    good.append(picture)
-                if good:
-                    block = np.stack(good)
-                    blocks.append(block if encode is None else encode(block))
+                    found.rows[slot] = len(found.keys)
+                    found.shards.append(sample.shard)
+                    found.keys.append(sample.key)
+                    found.captions.append(one_line(sample.caption))
+                    found.values.append(value)
                 shown.advance(len(chunk))
             begin += count
-    return MemorySource(
-        shards=names,
-        keys=keys,
-        captions=captions,
-        pictures=np.concatenate(blocks) if blocks else np.zeros((0, 1, 1, 3), np.uint8),
-        rows=rows,
-        order=order,
-        rank=rank,
-        world=world,
-        faults=tuple(faults),
-    )
+    return found
 
 
 def _decode(sample: Sample, to_pixels: Callable[[bytes], np.ndarray]) -> np.ndarray | Fault:

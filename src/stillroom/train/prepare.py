@@ -14,7 +14,8 @@ from stillroom.concepts.join import PseudoLabels
 from stillroom.train.augment import Draws, apply, draw
 from stillroom.train.batch import Batch
 from stillroom.train.config import AugmentConfig
-from stillroom.train.texts import TextFeatures, caption_ids
+from stillroom.train.stored import StoredFeatures
+from stillroom.train.texts import caption_ids
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +69,7 @@ class Preparer:
     side: int
     augment: AugmentConfig
     tokenizer: Callable[[list[str]], Tensor]
-    texts: TextFeatures | None
+    texts: StoredFeatures | None
     labels: PseudoLabels | None
     batch_size: int
     seed: int

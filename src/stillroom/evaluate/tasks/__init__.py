@@ -6,11 +6,12 @@ The file's name is the task's name. `version` goes up when anything changes that
 from __future__ import annotations
 
 import dataclasses
+import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from stillroom.errors import ConfigError, DataError
 from stillroom.evaluate.datasets import open_dataset
@@ -20,6 +21,7 @@ from stillroom.evaluate.readers.hub import hub_folder, is_hub_name
 
 Direction = Literal["text_to_image", "image_to_text"]
 Suite = Literal["bundled", "diht", "cheng"]
+SUITES = get_args(Suite)
 Metric = Literal[
     "acc1", "roc_auc", "mean_average_precision", "mean_average_precision_11_point", "vqa_accuracy", "hit@1"
 ]
@@ -200,8 +202,11 @@ def find_task(name_or_path: str) -> Task:
             return task
     path = hub_folder(name_or_path) if is_hub_name(name_or_path) else Path(name_or_path)
     if not path.is_dir():
-        names = ", ".join(task.name for task in known)
-        raise ConfigError(f"no task '{name_or_path}'; allowed: {names}, or the folder of a data set")
+        names = [task.name for task in known]
+        close = difflib.get_close_matches(name_or_path, names, n=2)
+        meant = f"; did you mean {' or '.join(close)}?" if close else ""
+        allowed = f"{', '.join(names)}, a suite ({', '.join(SUITES)}), or the folder of a data set"
+        raise ConfigError(f"no task '{name_or_path}'{meant}; allowed: {allowed}")
     dataset = open_dataset(path)
     name = name_or_path.rpartition("/")[2] if is_hub_name(name_or_path) else dataset.name
     return Task(name=name, kind=dataset.kind, path=str(path.resolve()), title=f"data set {name}")
@@ -214,7 +219,7 @@ def find_tasks(names: tuple[str, ...]) -> tuple[Task, ...]:
         ConfigError: an unknown name, or two data sets whose folders have the same name.
     """
     known = list_tasks()
-    suites = {suite: [task for task in known if task.suite == suite] for suite in ("bundled", "diht", "cheng")}
+    suites = {suite: [task for task in known if task.suite == suite] for suite in SUITES}
     tasks: dict[str, Task] = {}
     for name in names or tuple(task.name for task in known):
         for task in suites.get(name) or [find_task(name)]:

@@ -8,10 +8,9 @@ from sklearn.datasets import load_digits
 
 from stillroom.errors import ConfigError, DataError
 from stillroom.probe import few_shot_curve
-from stillroom.probe.baselines import Shots, fit_method
+from stillroom.probe.baselines import Shots, fit_method, fit_probe, probe_grid
 from stillroom.probe.config import METHODS, ProbeConfig
 from stillroom.probe.draws import draw_shots, split_half
-from stillroom.probe.protocol import choose
 
 SMALL = ProbeConfig(
     radii=(0.0, 0.1, 0.4),
@@ -117,19 +116,6 @@ def test_bad_input_is_one_clear_line(data, changes, error, message):
     assert "\n" not in str(caught.value)
 
 
-def test_ties_go_to_the_lower_loss_and_no_validation_to_the_first():
-    features, labels, prompts = make_problem()
-    shots = Shots(
-        features=torch.as_tensor(features)[None],
-        labels=torch.as_tensor(labels)[None],
-        prompt_weights=torch.as_tensor(prompts),
-        logit_scale=20.0,
-    )
-    candidates = fit_method("prompt_probe", shots, SMALL)
-    assert choose(candidates, shots.features[:, :0], shots.labels[:, :0]) == [0]
-    assert choose(candidates, shots.features, shots.labels) == [2]
-
-
 def shots_of(features, labels, prompts, scale=20.0):
     return Shots(
         features=torch.as_tensor(features)[None],
@@ -157,8 +143,23 @@ def test_ends_of_the_interpolation_are_zero_shot_and_the_widest_probe():
     shots = shots_of(features, labels, prompts)
     query = shots.features
     zero, widest = (c.logits(query) for c in fit_method("interpolation", shots, config))
-    torch.testing.assert_close(zero, fit_method("zero_shot", shots, config)[0].logits(query))
-    torch.testing.assert_close(widest, fit_method("prompt_probe", shots, config)[1].logits(query))
+    torch.testing.assert_close(zero, config.scale_share * fit_method("zero_shot", shots, config)[0].logits(query))
+    place = probe_grid(config).index((0.3, 4.0))
+    torch.testing.assert_close(widest, fit_method("prompt_probe", shots, config)[place].logits(query))
+
+
+def test_the_grid_of_the_probe_begins_at_zero_shot_and_its_radii_are_shares_of_the_prompts():
+    features, labels, prompts = make_problem()
+    shots, config = shots_of(features, labels, 3 * prompts), ProbeConfig(radii=(0.0, 0.05), bias_radii=(0.0, 0.5))
+    fit = fit_probe(shots, config)
+    torch.testing.assert_close(fit.offsets[0, 0], torch.zeros_like(fit.offsets[0, 0]), atol=0, rtol=0)
+    norms = torch.linalg.matrix_norm(fit.offsets[0].double()) / np.linalg.norm(3 * prompts)
+    np.testing.assert_allclose(norms, [0, 0, 0.05, 0.05], atol=1e-6)
+    assert (norms <= torch.tensor([0, 0, 0.05, 0.05], dtype=torch.float64) + 1e-9).all()
+    assert (torch.linalg.vector_norm(fit.bias[0], dim=-1) <= torch.tensor([0, 0.5, 0, 0.5]) + 1e-6).all()
+    first = fit_method("prompt_probe", shots, config, probe=fit)[0].logits(shots.features)
+    zero = fit_method("zero_shot", shots, config)[0].logits(shots.features)
+    torch.testing.assert_close(first, config.scale_share * zero)
 
 
 def test_a_heavy_penalty_stays_at_the_prompts_and_from_scratch_ignores_them():
@@ -166,7 +167,7 @@ def test_a_heavy_penalty_stays_at_the_prompts_and_from_scratch_ignores_them():
     config = ProbeConfig(l2_to_prompts=(1e9,), l2_from_scratch=(1e-2,))
     shots = shots_of(features, labels, prompts)
     penalised = fit_method("prompt_penalty", shots, config)[0].logits(shots.features)
-    gap = penalised - fit_method("zero_shot", shots, config)[0].logits(shots.features)
+    gap = penalised - config.scale_share * fit_method("zero_shot", shots, config)[0].logits(shots.features)
     assert (gap - gap.mean(1, keepdim=True)).abs().max() < 1e-4, "only the bias, free in this baseline, may differ"
     other = shots_of(features, labels, -prompts, scale=3.0)
     scratch, same = (fit_method("logistic_regression", s, config)[0].logits(s.features) for s in (shots, other))

@@ -1,5 +1,6 @@
 import csv
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -88,6 +89,28 @@ def test_another_run_s_folder_is_refused(folder, tmp_path):
     probe(folder, tmp_path / "out")
     with pytest.raises(ArtifactError, match="another run"):
         probe(folder, tmp_path / "out", ProbeConfig(seed=1, device="cpu"))
+
+
+def test_several_labels_a_picture_are_refused(tmp_path):
+    base = tmp_path / "voc2007_multilabel" / "VOCdevkit" / "VOC2007"
+    (base / "ImageSets" / "Main").mkdir(parents=True)
+    (base / "ImageSets" / "Main" / "cat_test.txt").write_text("000001 1\n000002 -1\n")
+    with pytest.raises(DataError, match="has several labels a picture"):
+        probe_model(
+            (Colours(), transform, tokenizer),
+            "colours",
+            "voc2007_multilabel",
+            replace(CONFIG, data_root=str(tmp_path)),
+            tmp_path / "out",
+        )
+
+
+def test_one_picture_a_class_leaves_none_to_test_on(folder, tmp_path):
+    for path in folder.glob("*/*.png"):
+        if path.name != "0.png":
+            path.unlink()
+    with pytest.raises(DataError, match="no picture is left to test on"):
+        probe(folder, tmp_path / "out")
 
 
 def test_unknown_task_and_retrieval_data_are_refused(folder, tmp_path):

@@ -17,15 +17,10 @@ from stillroom.train.config import EvaluationConfig
 from stillroom.train.estimate import estimate_lines
 from stillroom.train.run import run
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
 STILL = {"min_crop": 1.0, "max_aspect": 1.0}
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -84,10 +84,10 @@ def test_a_run_of_one_process_goes_on_with_two(alone, tmp_path, monkeypatch):
     data, expected = alone
     step = loop.Trainer.step
 
-    def dying(self, number, batch):
+    def dying(self, number, *batch):
         if number == 3:
             raise KeyboardInterrupt
-        return step(self, number, batch)
+        return step(self, number, *batch)
 
     monkeypatch.setattr(loop.Trainer, "step", dying)
     with pytest.raises(KeyboardInterrupt):
@@ -103,10 +103,10 @@ def _rank(rank, port, data, out, results):
     if rank == 1:
         step = loop.Trainer.step
 
-        def dying(self, number, batch):
+        def dying(self, number, *batch):
             if number == 2:
                 os._exit(9)
-            return step(self, number, batch)
+            return step(self, number, *batch)
 
         loop.Trainer.step = dying
     try:

@@ -21,16 +21,11 @@ from stillroom.train.recipes import load_recipe, recipe_names, recipe_path
 from stillroom.train.run import run
 from stillroom.train.setup import build_model, resize_image_tower
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
 PAIRS = 64
 WORDS = ["a", "red", "green", "blue", "black", "orange", "purple", "square", "disc"]
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -18,18 +18,12 @@ from stillroom.errors import ArtifactError, ConfigError, DataError, StillroomErr
 from stillroom.train import loop
 from stillroom.train.run import run
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     return str(write_tar(tmp_path_factory.mktemp("pairs") / "00000.tar"))
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def checkpoint(folder):
@@ -102,10 +96,10 @@ def test_a_killed_run_resumes_to_the_same_weights_and_log(data, trained, tmp_pat
     out = tmp_path / "killed"
     step = loop.Trainer.step
 
-    def dying(self, number, batch):
+    def dying(self, number, *batch):
         if number == killed_at:
             raise KeyboardInterrupt
-        return step(self, number, batch)
+        return step(self, number, *batch)
 
     monkeypatch.setattr(loop.Trainer, "step", dying)
     with pytest.raises(KeyboardInterrupt):

@@ -54,8 +54,9 @@ def fit_method(method: Method, shots: Shots, config: ProbeConfig, *, probe: Grid
             return [Candidate(setting={}, logits=lambda x: _zero_shot(shots, x))]
         case "prompt_probe":
             fit = probe if probe is not None else fit_probe(shots, config)
+            near = _near_prompts(shots, config)
             return [
-                _linear(shots, fit, place, {"radius": radius, "bias_radius": bias_radius})
+                _linear(near, fit, place, {"radius": radius, "bias_radius": bias_radius})
                 for place, (radius, bias_radius) in enumerate(probe_grid(config))
             ]
         case "logistic_regression":
@@ -77,7 +78,8 @@ def fit_probe(shots: Shots, config: ProbeConfig) -> GridFit:
     """DiHT's probe on the whole grid; radii are in units of ||W0||_F, so that one grid serves any number of classes."""
     length = float(torch.linalg.matrix_norm(shots.prompt_weights))
     grid = probe_grid(config)
-    return _solve(shots, config, radii=[radius * length for radius, _ in grid], bias_radii=[bias for _, bias in grid])
+    near = _near_prompts(shots, config)
+    return _solve(near, config, radii=[radius * length for radius, _ in grid], bias_radii=[bias for _, bias in grid])
 
 
 def logistic_regression(shots: Shots, config: ProbeConfig) -> list[Candidate]:
@@ -91,7 +93,7 @@ def logistic_regression(shots: Shots, config: ProbeConfig) -> list[Candidate]:
 
 def prompt_penalty(shots: Shots, config: ProbeConfig) -> list[Candidate]:
     """Penalise the distance from the prompts, which the probe bounds: mean cross-entropy + l2/2 ||W||_F^2 at W0 + W."""
-    return _ridge(shots, config, config.l2_to_prompts)
+    return _ridge(_near_prompts(shots, config), config, config.l2_to_prompts)
 
 
 def interpolation(shots: Shots, config: ProbeConfig, probe: GridFit) -> list[Candidate]:
@@ -101,7 +103,8 @@ def interpolation(shots: Shots, config: ProbeConfig, probe: GridFit) -> list[Can
     """
     grid = probe_grid(config)
     widest = max(range(len(grid)), key=lambda place: grid[place])
-    return [_linear(shots, probe, widest, {"mix": mix}, mix=mix) for mix in config.mixes]
+    near = _near_prompts(shots, config)
+    return [_linear(near, probe, widest, {"mix": mix}, mix=mix) for mix in config.mixes]
 
 
 def cache_model(shots: Shots, config: ProbeConfig) -> list[Candidate]:
@@ -120,6 +123,15 @@ def cache_model(shots: Shots, config: ProbeConfig) -> list[Candidate]:
         return Candidate(setting={"weight": weight, "sharpness": sharpness}, logits=logits)
 
     return [candidate(*pair) for pair in itertools.product(config.cache_weights, config.cache_sharpness)]
+
+
+def _near_prompts(shots: Shots, config: ProbeConfig) -> Shots:
+    """The same shots at the logit scale of the fit, which changes no zero-shot decision.
+
+    The smaller it is, the further the optimum in a ball of given size in logits leaves the prompts behind, down to
+    regression from scratch: a smaller one costs little where prompts are good and helps where they say nothing.
+    """
+    return replace(shots, logit_scale=config.scale_share * shots.logit_scale)
 
 
 def _zero_shot(shots: Shots, x: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -37,6 +37,57 @@ def curve_figure(points: Sequence[Mapping[str, Any]], *, title: str = "", chance
 
     figure = Figure(figsize=(7.0, 4.4), layout="constrained")
     axes = figure.add_subplot()
+    _draw_curve(axes, points, title, chance)
+    axes.set_ylabel("accuracy on the test pictures, %")
+    handles, names = axes.get_legend_handles_labels()
+    axes.legend(handles[::-1], names[::-1], frameon=False, fontsize=9, loc="best")
+    return figure
+
+
+def curves_figure(panels: Sequence[tuple[str, Sequence[Mapping[str, Any]], float | None]]) -> Figure:
+    """Draw several curves side by side, 4 inches each, with one legend: (title, points, chance) per panel."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.0 * len(panels), 4.6), layout="constrained")
+    for axes, (title, points, chance) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        _draw_curve(axes, points, title, chance)
+    figure.axes[0].set_ylabel("accuracy on the test pictures, %")
+    handles, names = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles[::-1], names[::-1], frameon=False, fontsize=9, loc="outside lower center", ncols=3)
+    return figure
+
+
+def curve_bytes(
+    points: Sequence[Mapping[str, Any]],
+    kind: Literal["svg", "png"],
+    *,
+    title: str = "",
+    chance: float | None = None,
+) -> bytes:
+    """Return the drawn curve as an SVG or PNG file; equal points give equal bytes."""
+    return _file(lambda: curve_figure(points, title=title, chance=chance), kind)
+
+
+def curves_bytes(
+    panels: Sequence[tuple[str, Sequence[Mapping[str, Any]], float | None]], kind: Literal["svg", "png"]
+) -> bytes:
+    """Return `curves_figure` as an SVG or PNG file; equal panels give equal bytes."""
+    return _file(lambda: curves_figure(panels), kind)
+
+
+def _file(draw: Callable[[], Figure], kind: Literal["svg", "png"]) -> bytes:
+    import matplotlib
+
+    sink = io.BytesIO()
+    with matplotlib.rc_context({"svg.hashsalt": "stillroom", "svg.fonttype": "none"}):
+        if kind == "svg":
+            draw().savefig(sink, format="svg", metadata={"Date": None})
+        else:
+            draw().savefig(sink, format="png", dpi=160, metadata={"Software": None})
+    return sink.getvalue()
+
+
+def _draw_curve(axes: Axes, points: Sequence[Mapping[str, Any]], title: str, chance: float | None) -> None:
     zero = next(point["accuracy"] for point in points if point["method"] == "zero_shot")
     shots = sorted({point["shots"] for point in points if point["shots"] > 0})
     origin = shots[0] / 2 if shots else 0.5  # a log axis has no 0: zero-shot stands one doubling before the first
@@ -53,27 +104,6 @@ def curve_figure(points: Sequence[Mapping[str, Any]], *, title: str = "", chance
     guess = "" if chance is None else f"; chance {100 * chance:.3g}%"
     axes.set_xlabel(f"pictures per class (0: zero-shot{guess})")
     _style(axes, [origin, *shots], ["0", *map(str, shots)], title)
-    return figure
-
-
-def curve_bytes(
-    points: Sequence[Mapping[str, Any]],
-    kind: Literal["svg", "png"],
-    *,
-    title: str = "",
-    chance: float | None = None,
-) -> bytes:
-    """Return the drawn curve as an SVG or PNG file; equal points give equal bytes."""
-    import matplotlib
-
-    sink = io.BytesIO()
-    with matplotlib.rc_context({"svg.hashsalt": "stillroom", "svg.fonttype": "none"}):
-        figure = curve_figure(points, title=title, chance=chance)
-        if kind == "svg":
-            figure.savefig(sink, format="svg", metadata={"Date": None})
-        else:
-            figure.savefig(sink, format="png", dpi=160, metadata={"Software": None})
-    return sink.getvalue()
 
 
 def _draw_method(
@@ -111,11 +141,8 @@ def _style(axes: Axes, ticks: Sequence[float], labels: Sequence[str], title: str
     axes.set_xticks(ticks, labels)
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlim(ticks[0] / 1.15, ticks[-1] * 1.15)
-    axes.set_ylabel("accuracy on the test pictures, %")
     axes.set_title(title, loc="left", fontsize=11)
     axes.grid(axis="y", color="#dddddd", linewidth=0.7)
     axes.set_axisbelow(True)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
-    handles, names = axes.get_legend_handles_labels()
-    axes.legend(handles[::-1], names[::-1], frameon=False, fontsize=9, loc="best")

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stillroom.probe.baselines import Candidate, Shots, fit_method, fit_probe
+from stillroom.probe.choice import choose
 from stillroom.probe.config import Method, ProbeConfig
 from stillroom.probe.draws import Draw, draw_shots
 from stillroom.probe.inputs import check_features, check_labels, check_number, check_prompts
@@ -69,9 +70,9 @@ def few_shot_curve(
 ) -> list[dict[str, Any]]:
     """Accuracy against the number of shots, for every method.
 
-    In each draw every method is fitted to the same shots with each of its settings, the setting with the highest
-    accuracy on the draw's validation pictures is kept (ties: lowest cross-entropy there, then first in the grid), and
-    that one classifier is scored on the test pictures. Nothing before that last step reads `test_labels`.
+    In each draw every method is fitted to the same shots with each of its settings, the setting that does best on the
+    draw's validation pictures is kept (`choice.choose`), and that one classifier is scored on the test pictures.
+    Nothing before that last step reads `test_labels`.
 
     Args:
         features: (P, D) unit rows, the pool of shots and validation pictures; NumPy array or tensor.
@@ -125,25 +126,6 @@ def few_shot_curve(
 
 def _plain(value: Any) -> Any:
     return tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
-
-
-def choose(candidates: list[Candidate], features: Tensor, labels: Tensor) -> list[int]:
-    """The place of the best setting in each draw, by validation pictures (B, M, D) and labels (B, M) alone.
-
-    Highest accuracy; ties by lowest mean cross-entropy, then by place. Without any validation picture: the first.
-    """
-    draws, pictures = labels.shape
-    if not pictures:
-        return [0] * draws
-    keys = []
-    for candidate in candidates:
-        logits = candidate.logits(features)
-        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none")
-        keys.append((_right(logits, labels).sum(1).tolist(), loss.view(draws, pictures).mean(1).tolist()))
-    return [
-        min(range(len(candidates)), key=lambda place: (-keys[place][0][draw], keys[place][1][draw], place))
-        for draw in range(draws)
-    ]
 
 
 def _right(logits: Tensor, labels: Tensor) -> Tensor:

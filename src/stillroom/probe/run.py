@@ -69,6 +69,8 @@ def probe_model(loaded: tuple[Any, Any, Any], name: str, task: str, config: Prob
     dataset = open_task(found, config.data_root, split=config.split)
     if dataset.kind != "classification":
         raise DataError(f"task '{task}' is {dataset.kind}; a few-shot curve needs a classification task")
+    if dataset.positives:
+        raise DataError(f"task '{task}' has several labels a picture; a few-shot curve needs one")
     other = open_task(found, config.data_root, split=config.shots_split) if config.shots_split else None
     encoder = _encoder(loaded, config, out)
     writer = StageWriter(
@@ -166,6 +168,8 @@ def _parts(
             f"{dataset.name}: no shots for {len(missing)} of {len(dataset.classnames)} classes ({names}); "
             "give each a picture or drop its line from classnames.txt"
         )
+    if not len(parts.test):
+        raise DataError(f"{dataset.name}: no picture is left to test on; one picture a class has no two halves")
     return parts
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 
@@ -17,6 +18,7 @@ from stillroom.model.load import eval_transform
 from stillroom.model.locking import set_training_mode
 from stillroom.model.towers import one_line
 from stillroom.progress import progress
+from stillroom.records import Fault
 from stillroom.train.batch import Batch
 from stillroom.train.checkpoints import Checkpoints
 from stillroom.train.config import TrainConfig
@@ -24,10 +26,11 @@ from stillroom.train.faults import FaultList
 from stillroom.train.gradients import Gradients
 from stillroom.train.logs import METRICS, SCORES, SPEED, Clock, RunLog
 from stillroom.train.optimizer import set_learning_rate
-from stillroom.train.prepare import Preparer
+from stillroom.train.prepare import Prepared, Preparer
 from stillroom.train.schedule import learning_rate
 
 log = logging.getLogger("stillroom")
+T = TypeVar("T")
 LOG_EVERY = 20
 # From open_clip's (model, preprocess, tokenizer) to scores by "task/metric", higher is better.
 Scorer = Callable[[tuple[Any, Any, Any]], Mapping[str, float]]
@@ -70,7 +73,12 @@ class Trainer:
     scorer: Scorer | None = None
     best: float = field(default=float("-inf"))
 
-    def step(self, number: int, batch: Batch) -> dict[str, float]:
+    def batches(self, start: int, stop: int) -> Iterator[tuple[Batch, Prepared | None, list[Fault]]]:
+        """Yield what steps `start` to `stop` take: captions as tokens, labels looked up; None for an empty batch."""
+        for number, (batch, faults) in enumerate(self.source.batches(start, stop), start):
+            yield batch, self.preparer.prepare(batch, number) if len(batch) else None, faults
+
+    def step(self, number: int, batch: Batch, prepared: Prepared) -> dict[str, float]:
         """Take optimiser step `number` (0-based); return what is logged. A loss that is not finite stops the run."""
         config, options, ranks = self.config, self.config.optimizer, self.gradients.ranks
         student, scaler = self.gradients.student, self.gradients.scaler
@@ -79,7 +87,7 @@ class Trainer:
         rate = learning_rate(number, self.steps, config.batch_size, options)
         rates = set_learning_rate(self.optimizer, rate)
         self.optimizer.zero_grad(set_to_none=True)
-        terms = self.gradients.backward(self.preparer.prepare(batch, number))
+        terms = self.gradients.backward(prepared)
         means = (ranks.sum(torch.stack(list(terms.values()))) / ranks.world).tolist()
         values = dict(zip(terms, means, strict=True))
         if not all(abs(value) < float("inf") for value in means):
@@ -176,17 +184,17 @@ def train_steps(trainer: Trainer, out: Path, *, resume: dict[str, Any] | None, d
     journal = RunLog(out, steps_done=done, tensorboard=config.tensorboard) if ranks.first else None
     clock, saved = Clock(ranks.device), time.monotonic()
     set_training_mode(trainer.gradients.student)
-    batches = iter(trainer.source.batches(done, trainer.steps))
+    batches = one_ahead(trainer.batches(done, trainer.steps))
     with progress(description, trainer.steps * config.batch_size) as shown:
         shown.advance(done * config.batch_size)
         for number in range(done, trainer.steps):
             asked = time.monotonic()
-            batch, faults = next(batches)
+            batch, prepared, faults = next(batches)
             clock.add(config.batch_size, time.monotonic() - asked)
             trainer.faults.add(faults)
-            if len(batch) == 0:
+            if prepared is None:
                 raise StillroomError(f"rank {ranks.rank}: every picture of its batch at step {number} is broken")
-            values = trainer.step(number, batch)
+            values = trainer.step(number, batch, prepared)
             step, last = number + 1, number + 1 == trainer.steps
             shown.advance(config.batch_size, f"loss {values['loss']:.3f}")
             if journal is not None and (step % LOG_EVERY == 0 or last):
@@ -199,6 +207,15 @@ def train_steps(trainer: Trainer, out: Path, *, resume: dict[str, Any] | None, d
                 saved = time.monotonic()
     if journal is not None:
         journal.close()
+
+
+def one_ahead(items: Iterator[T]) -> Iterator[T]:
+    """Yield from an iterator whose next item is made in a thread while the current one is used."""
+    with ThreadPoolExecutor(1) as pool:
+        pending = pool.submit(next, items, None)
+        while (item := pending.result()) is not None:
+            pending = pool.submit(next, items, None)
+            yield item
 
 
 def _score(trainer: Trainer, step: int, journal: RunLog | None, *, last: bool) -> bool:

@@ -128,7 +128,7 @@ def page_of(folder, filtered, **changes):
         "frequent": {"objects": [{"name": HOSTILE, "count": 3, "width": 100.0}]},
         "labelled": [{"place": ("s", "k"), "caption": HOSTILE, "object": [], "attribute": []}],
         "models": ["a", "b"],
-        "runs": {"a": {"samples": 1}, "b": {"samples": 1}},
+        "runs": {"a": {"samples": 1}, "b": {"samples": 1, "learning_parameters": 1}},
         "curves": "<svg></svg>",
         "bars": "<svg></svg>",
         "scores": [],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from stillroom.train.optimizer import build_optimizer
 from stillroom.train.prepare import Preparer
 from stillroom.train.ranks import Ranks
 from stillroom.train.resize import MARGIN, PictureReader
+from stillroom.train.run import Inputs
 from stillroom.train.setup import build_model, stores_images
 from stillroom.train.slots import KeepSet, SlotCounts, count_slots, keep_all
 from stillroom.train.sources import Sources
@@ -50,9 +51,7 @@ class Run:
     concepts: dict[str, int]
 
 
-def assemble(
-    inputs: Mapping[str, Any], config: TrainConfig, out: Path, ranks: Ranks, *, scorer: Scorer | None = None
-) -> Run:
+def assemble(inputs: Inputs, config: TrainConfig, out: Path, ranks: Ranks, *, scorer: Scorer | None = None) -> Run:
     """Build everything a run needs; every rank calls it.
 
     Raises:
@@ -62,9 +61,10 @@ def assemble(
     """
     torch.manual_seed(config.seed)
     described, model, tokenizer = build_model(config.model)
-    shards = open_data(inputs["data"], config.data)
-    keep = KeepSet.open(inputs["keep"], [shard.name for shard in shards]) if inputs["keep"] else keep_all
-    labels = load_pseudo_labels(inputs["concepts"]) if config.loss.concept_weight > 0 else None
+    shards = open_data(inputs.data, config.data)
+    keep = KeepSet.open(inputs.keep, [shard.name for shard in shards]) if inputs.keep else keep_all
+    # Pseudo-labels may be given to a recipe that does not use them.
+    labels = load_pseudo_labels(inputs.concepts) if inputs.concepts and config.loss.concept_weight > 0 else None
     workers = config.workers or max(1, available_cores() // ranks.node_size)
     slots = ranks.on_first(
         # A process takes two seconds to start, a shard of 10,000 pairs about one to count.

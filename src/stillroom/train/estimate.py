@@ -37,8 +37,8 @@ def estimate_lines(
     average and what the backward pass keeps; time is that of forward and backward passes of a few pairs.
     """
     inputs = resolve_inputs(data, config, keep, concepts)
-    shards = open_data(inputs["data"], config.data)
-    kept = KeepSet.open(inputs["keep"], [shard.name for shard in shards]) if inputs["keep"] else keep_all
+    shards = open_data(inputs.data, config.data)
+    kept = KeepSet.open(inputs.keep, [shard.name for shard in shards]) if inputs.keep else keep_all
     pairs = count_slots(shards, keep=kept).total
     described, model, tokenizer = build_model(config.model)
     device = torch.device(resolve_device(config.device))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,8 +61,19 @@ def run(
         return summary
 
 
-class Inputs(dict[str, Any]):
-    """DATA, the filter's folder and the concepts' folder of a run: "data", "keep", "concepts"."""
+@dataclass(frozen=True, kw_only=True)
+class Inputs:
+    """What a run trains on.
+
+    Attributes:
+        data: DATA.
+        keep: output folder of `stillroom filter`; None keeps every pair.
+        concepts: output folder of `stillroom concepts`; None without concept distillation.
+    """
+
+    data: str
+    keep: Path | None
+    concepts: Path | None
 
 
 def resolve_inputs(data: str | None, config: TrainConfig, keep: Path | None, concepts: Path | None) -> Inputs:
@@ -71,14 +83,15 @@ def resolve_inputs(data: str | None, config: TrainConfig, keep: Path | None, con
         ConfigError: no DATA, or concept distillation without pseudo-labels.
     """
     given = config.inputs
+    place = data or given.data
+    if place is None:
+        raise ConfigError("no DATA: give it behind the recipe, or as inputs.data in it")
     found = Inputs(
-        data=data or given.data,
+        data=place,
         keep=keep or (Path(given.keep) if given.keep else None),
         concepts=concepts or (Path(given.concepts) if given.concepts else None),
     )
-    if found["data"] is None:
-        raise ConfigError("no DATA: give it behind the recipe, or as inputs.data in it")
-    if config.loss.concept_weight > 0 and found["concepts"] is None:
+    if config.loss.concept_weight > 0 and found.concepts is None:
         raise ConfigError(
             "loss.concept_weight is above 0 but no pseudo-labels were given: --concepts C, or set it to 0"
         )
@@ -89,9 +102,9 @@ def _open(inputs: Inputs, config: TrainConfig, out: Path, *, resume: bool) -> St
     """Claim the output folder; None if it is finished."""
     described = {
         # By content, not by place, so that equal runs write equal files.
-        "data": inputs["data"],
-        "keep": _digest(inputs["keep"], "filter"),
-        "concepts": _digest(inputs["concepts"], "concepts"),
+        "data": inputs.data,
+        "keep": _digest(inputs.keep, "filter"),
+        "concepts": _digest(inputs.concepts, "concepts"),
     }
     writer = StageWriter(out, stage="train", config=config.identity(), inputs=described, seed=config.seed)
     if writer.complete:

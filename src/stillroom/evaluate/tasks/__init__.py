@@ -237,7 +237,8 @@ def locate(task: Task, data_root: str | None = None) -> Path:
         DataError: it is at none of these places; the message says how to obtain it.
     """
     checkout = Path(__file__).resolve().parents[4]
-    roots = [Path(data_root)] if data_root is not None else [Path.cwd(), checkout]
+    # The current folder often is the checkout: named once then.
+    roots = [Path(data_root)] if data_root is not None else list(dict.fromkeys([Path.cwd(), checkout]))
     for root in roots:
         if (root / task.path).is_dir():
             return root / task.path

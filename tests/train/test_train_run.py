@@ -112,6 +112,25 @@ def test_a_killed_run_resumes_to_the_same_weights_and_log(data, trained, tmp_pat
     assert (out / "metrics.jsonl").read_text() == (trained[0] / "metrics.jsonl").read_text()
 
 
+def test_dropout_goes_on_as_in_the_run_that_was_not_killed(data, tmp_path, monkeypatch):
+    vision = {**MODEL["model_cfg"]["vision_cfg"], "patch_dropout": 0.5}
+    model = {"open_clip": {**MODEL, "model_cfg": {**MODEL["model_cfg"], "vision_cfg": vision}}}
+    run(data, config(model=model), tmp_path / "whole")
+    step = loop.Trainer.step
+
+    def dying(self, number, *batch):
+        if number == 5:
+            raise KeyboardInterrupt
+        return step(self, number, *batch)
+
+    monkeypatch.setattr(loop.Trainer, "step", dying)
+    with pytest.raises(KeyboardInterrupt):
+        run(data, config(model=model), tmp_path / "killed")
+    monkeypatch.setattr(loop.Trainer, "step", step)
+    run(data, config(model=model), tmp_path / "killed", resume=True)
+    assert equal(weights(tmp_path / "whole"), weights(tmp_path / "killed"))
+
+
 def test_a_finished_run_is_not_run_again(data, trained, monkeypatch):
     monkeypatch.setattr(loop.Trainer, "step", None)
     assert run(data, config(), trained[0]) == trained[1]

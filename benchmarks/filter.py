@@ -1,191 +1,274 @@
-"""How fast the filter's two dear steps are, beside the same libraries called as they come, in one run.
+"""How fast the filter's text rules are, beside the same spaCy pipeline called as it comes, in one run.
 
-    python benchmarks/filter.py            # a few minutes on a CPU
-    python benchmarks/filter.py --quick    # under a minute: fewer captions and pictures
-    python benchmarks/filter.py --sides    # also how small a picture can be, and at what size the detector should look
+    python benchmarks/filter.py            # some five minutes on two cores: 20,000 captions, medians of 3 rounds
+    python benchmarks/filter.py --quick    # under a minute: 4,000 captions
+    python benchmarks/filter.py --memory   # some minutes: peak memory of `stillroom filter`, and on 20 times the shards
 
-Both sides get the same captions and pictures: those of the bundled clip art, half of the pictures with lettering drawn
-onto them in several sizes, colours and angles. Rates depend on the machine and on what else it does; the ratios are
-what to look at. RapidOCR as it comes uses all cores, the filter's process one.
+All sides get the same different captions of the bundled sets, prepared in the same way, read the same graph off what
+they parse, and should come to the same decisions under the text rules of the preset diht. Ours runs as the filter does:
+one process a core, each with one thread, a batch of captions at a time. spaCy as it comes (less the two exceptions of
+its tokenizer that the filter takes away) runs in one process and, for fairness, in as many of its own. Rates depend on
+the machine and on what else it does; the ratios, taken within each round, are what to look at. How many captions need
+no parse depends on the captions: few names of icons have a verb.
+
+With `--memory` the shards are the bundled pictures over and over under new keys, without text spotting, whose models
+would hide what the rest needs; `--set NAME=VALUE` (more than once) turns on other rules.
 """
 
 from __future__ import annotations
 
 import argparse
+import io
+import os
 import random
 import statistics
+import subprocess
+import sys
+import tarfile
+import tempfile
+import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor
+from contextlib import contextmanager
+from functools import cache, partial
+from itertools import cycle, islice
+from multiprocessing import get_context
 from pathlib import Path
-from typing import NamedTuple
 
-import numpy as np
-from PIL import Image, ImageDraw, ImageFont
-
-from stillroom.data.images import decode_image
 from stillroom.data.source import open_data
-from stillroom.filter.graph import caption_graph, graph_actions, graph_complexity
-from stillroom.filter.overlap import text_overlap
-from stillroom.filter.parser import load_parser, parse_graphs
-from stillroom.filter.reader import text_reader
-from stillroom.filter.spotting import Spotter
+from stillroom.filter.config import FilterConfig
+from stillroom.filter.graph import CaptionGraph, caption_graph, graph_actions, graph_complexity
+from stillroom.filter.measure import BATCH
+from stillroom.filter.parser import graphs_that_can_pass, load_parser
+from stillroom.filter.prepare import parsed_text
+from stillroom.parallel import available_cores
 from stillroom.records import Sample
 
-CLIP_ART = Path(__file__).parents[1] / "examples" / "openclipart" / "train"
-WORDS = ("summer", "sale", "mountain", "bicycle", "garden", "birthday", "party", "coffee", "dragon", "festival")
-COLOURS = (("black", "white"), ("white", "navy"), ("darkred", "white"), ("gold", "darkgreen"), ("dimgray", "gainsboro"))
+EXAMPLES = Path(__file__).parents[1] / "examples"
+SETS = ("openclipart/train", "openclipart/heldout", "icons/train")
+RULES = FilterConfig(preset="diht")
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+TASK = 500  # captions that a process takes at once, as a shard
+
+Decisions = list[bool]
 
 
-class Picture(NamedTuple):
-    """A picture, a caption, and whether the caption's words were drawn onto the picture."""
-
-    image: Image.Image
-    caption: str
-    lettered: bool
-
-
-def samples(data: str) -> Iterator[Sample]:
-    """Yield the pairs of DATA."""
-    for shard in open_data(data):
-        yield from (item for item in shard.samples() if isinstance(item, Sample))
+def samples(*, images: bool) -> Iterator[Sample]:
+    """Yield the bundled pairs."""
+    for name in SETS:
+        for shard in open_data(str(EXAMPLES / name)):
+            yield from (item for item in shard.samples(images=images) if isinstance(item, Sample))
 
 
-def drawn(images: Sequence[Image.Image], seed: int) -> list[Picture]:
-    """Draw words onto every other picture; half of those get words that are not in the caption."""
-    draw = random.Random(seed)
-    return [_drawn(image, draw, kind=index % 4) for index, image in enumerate(images)]
+def passes(graph: CaptionGraph | None) -> bool:
+    """Whether a caption passes complexity and action."""
+    if graph is None:
+        return False
+    complexity, actions = RULES.min_complexity or 0, RULES.min_actions or 0
+    return graph_complexity(graph) >= complexity and len(graph_actions(graph)) >= actions
 
 
-def _drawn(image: Image.Image, draw: random.Random, kind: int) -> Picture:
-    words = draw.sample(WORDS, 4)
-    caption = " ".join(words[:2])
-    if kind >= 2:
-        return Picture(image, caption, lettered=False)
-    text = caption if kind == 0 else " ".join(words[2:])
-    ink, paper = draw.choice(COLOURS)
-    letters = draw.choice([0.05, 0.07, 0.09, 0.12]) * max(image.size) + 6
-    font = ImageFont.load_default(size=letters)
-    label = Image.new("RGBA", (round(font.getlength(text)) + 8, round(letters * 1.5)), paper)
-    ImageDraw.Draw(label).text((4, 1), text, fill=ink, font=font)
-    label = label.rotate(draw.choice([0, 0, 0, 6, -9]), expand=True, resample=Image.Resampling.BICUBIC)
-    wide, high = max(image.width, label.width), max(image.height, label.height)
-    sheet = Image.new("RGB", (wide, high), "white")
-    sheet.paste(image, ((wide - image.width) // 2, (high - image.height) // 2))
-    sheet.paste(label, (draw.randint(0, wide - label.width), draw.randint(0, high - label.height)), label)
-    return Picture(sheet, caption, lettered=kind == 0)
+@cache
+def parser() -> object:
+    """Load the filter's pipeline, once a process."""
+    return load_parser()
 
 
-def rate(work: Callable[[], object], amount: int, rounds: int) -> float:
-    """Median units per second over several rounds."""
-    seconds = []
-    for _ in range(rounds):
-        begin = time.perf_counter()
-        work()
-        seconds.append(time.perf_counter() - begin)
-    return amount / statistics.median(seconds)
+def start(ready: object) -> None:
+    """Load what a process needs, and wait for the others."""
+    list(graphs_that_can_pass(parser(), ["a dog chases a cat", "red car"], min_actions=1))  # type: ignore[arg-type]
+    ready.wait()  # type: ignore[attr-defined]
+
+
+def decide(captions: Sequence[str]) -> Decisions:
+    """Judge captions as `stillroom filter` does, a batch at a time."""
+    found: Decisions = []
+    for k in range(0, len(captions), BATCH):
+        batch = captions[k : k + BATCH]
+        found += map(passes, graphs_that_can_pass(parser(), batch, min_actions=RULES.min_actions))  # type: ignore[arg-type]
+    return found
+
+
+@contextmanager
+def processes(count: int) -> Iterator[Executor]:
+    """Start processes like the filter's, each with one thread and the pipeline loaded."""
+    context = get_context("spawn")
+    before = {name: os.environ.get(name) for name in THREADS}
+    os.environ |= dict.fromkeys(THREADS, "1")
+    with ProcessPoolExecutor(count, mp_context=context, initializer=start, initargs=(context.Barrier(count),)) as pool:
+        list(pool.map(abs, range(count)))
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+        yield pool
+
+
+def by_us(pool: Executor, captions: Sequence[str]) -> Decisions:
+    """Judge captions in all processes."""
+    tasks = [captions[k : k + TASK] for k in range(0, len(captions), TASK)]
+    return [kept for part in pool.map(decide, tasks) for kept in part]
+
+
+def by_pipe(nlp: object, captions: Sequence[str], *, n_process: int = 1) -> Decisions:
+    """Judge captions through `nlp.pipe`."""
+    docs = nlp.pipe(map(parsed_text, captions), n_process=n_process)  # type: ignore[attr-defined]
+    return [passes(caption_graph(doc)) for doc in docs]
+
+
+def one_by_one(nlp: object, captions: Sequence[str]) -> Decisions:
+    """Judge captions by a call of the pipeline each."""
+    return [passes(caption_graph(nlp(parsed_text(caption)))) for caption in captions]  # type: ignore[operator]
 
 
 def text_rules(captions: list[str], rounds: int) -> None:
-    """Time complexity and actions of captions, this way and through the same pipeline as it comes."""
+    """Time all sides in turn, several times, and compare their decisions."""
     import spacy
 
-    nlp = load_parser()
-    plain = spacy.load(nlp.path)
-    few = captions[: len(captions) // 5]
-
-    def values(graphs: Iterator[object]) -> list[tuple[int, list[str]]]:
-        return [(graph_complexity(graph), graph_actions(graph)) for graph in graphs]  # type: ignore[arg-type]
-
-    ours = rate(lambda: values(parse_graphs(nlp, captions)), len(captions), rounds)
-    piped = rate(lambda: values(map(caption_graph, plain.pipe(captions))), len(captions), rounds)
-    single = rate(lambda: values(caption_graph(plain(caption)) for caption in few), len(few), rounds)
-    print(f"text rules, {len(captions):,} captions: {ours:,.0f} captions/s")
-    print(f"  nlp.pipe as it comes        {piped:8,.0f}/s   ratio {ours / piped:5.1f}")
-    print(f"  nlp(caption) one by one     {single:8,.0f}/s   ratio {ours / single:5.1f}")
-
-
-def spotting(pictures: list[Picture]) -> None:
-    """Time text spotting, this way and by RapidOCR as it comes, and compare the decisions with what was drawn."""
-    from rapidocr import RapidOCR
-
-    whole = RapidOCR(params={"Global.log_level": "critical"})
-    spotter = Spotter(reader=text_reader())
-
-    def by_rapidocr(picture: Picture) -> bool:
-        found = whole(np.ascontiguousarray(np.asarray(picture.image)[:, :, ::-1]))
-        sure = [text for text, score in zip(found.txts or (), found.scores or (), strict=True) if score >= 0.8]
-        return text_overlap(picture.caption, sure) >= 5
-
-    def by_spotter(picture: Picture) -> bool:
-        return (spotter.spot(picture.image, picture.caption).overlap or 0) >= 5
-
-    by_rapidocr(pictures[0]), by_spotter(pictures[0])  # the models load on first use
-    rates, decisions = [], []
-    for decide in (by_spotter, by_rapidocr):
-        begin = time.perf_counter()
-        decisions.append([decide(picture) for picture in pictures])
-        rates.append(len(pictures) / (time.perf_counter() - begin))
-    truth = [picture.lettered for picture in pictures]
-    equal = np.mean(np.array(decisions[0]) == np.array(decisions[1]))
-    print(f"text spotting, {len(pictures):,} pictures, {equal:.1%} equal decisions, ratio {rates[0] / rates[1]:.1f}")
-    for name, speed, decided in zip(("stillroom", "RapidOCR as it comes"), rates, decisions, strict=True):
-        hits = sum(a and b for a, b in zip(decided, truth, strict=True))
-        print(
-            f"  {name:<22} {speed:8.1f}/s   precision {hits / max(1, sum(decided)):.3f}"
-            f"   recall {hits / max(1, sum(truth)):.3f}"
-        )
+    path, cores = load_parser().path, available_cores()
+    begin = time.perf_counter()
+    with processes(cores) as pool:
+        started = time.perf_counter() - begin
+        plain, lean = spacy.load(path), spacy.load(path, exclude=["ner"])
+        for nlp in (plain, lean):
+            nlp.tokenizer.rules = load_parser().tokenizer.rules  # type: ignore[attr-defined,union-attr]
+        few = captions[: len(captions) // 10]
+        sides: dict[str, tuple[Callable[[list[str]], Decisions], list[str]]] = {
+            f"stillroom, {cores} processes": (partial(by_us, pool), captions),
+            "nlp.pipe as it comes": (partial(by_pipe, plain), captions),
+            f"  n_process={cores}": (partial(by_pipe, plain, n_process=cores), captions),
+            "  without ner": (partial(by_pipe, lean), captions),
+            f"  without ner, n_process={cores}": (partial(by_pipe, lean, n_process=cores), captions),
+            "nlp(caption) one by one": (partial(one_by_one, plain), few),
+        }
+        rates: dict[str, list[float]] = {name: [] for name in sides}
+        decided: dict[str, Decisions] = {}
+        for _ in range(rounds):
+            for name, (work, given) in sides.items():
+                begin = time.perf_counter()
+                decided[name] = work(given)
+                rates[name].append(len(given) / (time.perf_counter() - begin))
+    report(captions, rates, decided, rounds)
+    settled = sum(g is None for g in graphs_that_can_pass(load_parser(), captions, min_actions=RULES.min_actions))
+    print(f"settled by their tags, without a parse: {settled / len(captions):.1%} of the captions")
+    print(f"starting {cores} processes with the pipeline loaded took {started:.1f} s, once a run, not in the rates")
 
 
-def small_pictures(sides: Sequence[int] = (12, 16, 20, 24, 32, 40, 48, 64)) -> None:
-    """Print how often a word drawn as wide as a square picture is read, for pictures of several sides."""
-    spotter = Spotter(reader=text_reader(), min_side=0)
-    print("words as wide as the picture that are read, by the picture's side in pixels:")
-    for side in sides:
-        draw = random.Random(0)
-        read = [_reads_word(spotter, draw.choice(WORDS[1:]), draw.choice(COLOURS), side) for _ in range(40)]
-        print(f"  {side:4}  {np.mean(read):.2f}")
+def report(captions: list[str], rates: dict[str, list[float]], decided: dict[str, Decisions], rounds: int) -> None:
+    """Print the rate of every side, ours over it, and on how many captions it decides otherwise."""
+    ours, *_ = rates
+    print(f"text rules, {len(captions):,} different captions, medians of {rounds} rounds")
+    print(f"  {'':<30} captions/s   ratio   decided otherwise   kept")
+    for name, found in rates.items():
+        ratio = statistics.median(a / b for a, b in zip(rates[ours], found, strict=True))
+        other = sum(a != b for a, b in zip(decided[ours], decided[name], strict=False))
+        kept = sum(decided[name]) / len(decided[name])
+        speed = statistics.median(found)
+        print(f"  {name:<30} {speed:10,.0f}  {ratio:6.1f}   {other:,} of {len(decided[name]):,}   {kept:6.1%}")
 
 
-def _reads_word(spotter: Spotter, word: str, colours: tuple[str, str], side: int) -> bool:
-    font = ImageFont.load_default(size=4 * side / ImageFont.load_default(size=1).getlength(word))
-    sheet = Image.new("RGB", (4 * side + 16, 4 * side + 16), colours[1])
-    ImageDraw.Draw(sheet).text((8, 2 * side), word, fill=colours[0], font=font, anchor="lm")
-    small = sheet.resize((side, side), Image.Resampling.LANCZOS)
-    return (spotter.spot(small, word).overlap or 0) >= 5
+def memory(shards: int, pairs: int, settings: Sequence[str]) -> None:
+    """Print the peak memory of `stillroom filter` on some shards and on 20 times as many."""
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        bundled = list(islice(samples(images=True), shards * pairs))
+        peaks = []
+        for times in (1, 20):
+            write_shards(root / f"data{times}", islice(cycle(bundled), times * shards * pairs), pairs)
+            begin = time.perf_counter()
+            largest, together = peak(root / f"data{times}", root / f"out{times}", settings)
+            seconds = time.perf_counter() - begin
+            peaks.append((largest, together))
+            print(
+                f"{times * shards:5} shards, {times * shards * pairs:8,} pairs: largest process {largest:6.0f} MiB, "
+                f"all together {together:6.0f} MiB, {seconds:5.0f} s"
+            )
+    print("ratio: " + ", ".join(f"{b / a:.3f}" for a, b in zip(*peaks, strict=True)))
 
 
-def detector_sides(pictures: Sequence[Picture], sides: Sequence[int] = (160, 240, 320, 480)) -> None:
-    """Print rate and recall of text spotting with the detector looking at several sizes."""
-    reader = text_reader()
-    print(f"detector at several longer sides in pixels, {len(pictures):,} pictures:")
-    for side in sides:
-        begin, hits = time.perf_counter(), 0
-        for picture in pictures:
-            array = np.asarray(picture.image)
-            texts = [reader.read(array, region) for region in reader.detect(array, side)]
-            hit = text_overlap(picture.caption, [text for text, confidence in texts if confidence >= 0.8]) >= 5
-            hits += hit and picture.lettered
-        speed = len(pictures) / (time.perf_counter() - begin)
-        print(f"  {side:4}  {speed:6.1f}/s   recall {hits / max(1, sum(p.lettered for p in pictures)):.3f}")
+def write_shards(folder: Path, pairs: Iterable[Sample], size: int) -> None:
+    """Write pairs under new keys as shards of so many."""
+    folder.mkdir()
+    rest = enumerate(pairs)
+    for number in range(sys.maxsize):
+        part = list(islice(rest, size))
+        if not part:
+            return
+        with tarfile.open(folder / f"{number:05}.tar", "w") as tar:
+            for k, sample in part:
+                for name, data in (("txt", sample.caption.encode()), ("png", sample.image or b"")):
+                    member = tarfile.TarInfo(f"{k:09}.{name}")
+                    member.size = len(data)
+                    tar.addfile(member, io.BytesIO(data))
+
+
+def peak(data: Path, out: Path, settings: Sequence[str]) -> tuple[float, float]:
+    """Run the filter; the peak of its largest process, and of all at one moment (Linux: shared pages counted once)."""
+    chosen = [argument for setting in ("text_overlap=off", *settings) for argument in ("--set", setting)]
+    command = [sys.executable, "-m", "stillroom", "filter", str(data), "--out", str(out), *chosen]
+    run = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    done = threading.Event()
+    sums = [0.0]
+    watch = threading.Thread(target=_watch, args=(run.pid, done, sums))
+    watch.start()
+    _, status, usage = os.wait4(run.pid, 0)
+    run.returncode = os.waitstatus_to_exitcode(status)
+    done.set()
+    watch.join()
+    if run.returncode:
+        raise SystemExit(f"{' '.join(command)} failed")
+    return usage.ru_maxrss / 1024, max(sums)
+
+
+def _watch(root: int, done: threading.Event, sums: list[float]) -> None:
+    while not done.wait(0.2):
+        sums.append(sum(map(_proportional, _family(root))) / 1024)
+
+
+def _family(root: int) -> list[int]:
+    """Return a process and its descendants."""
+    found = [root]
+    for pid in found:
+        for path in Path(f"/proc/{pid}/task").glob("*/children"):
+            with suppress_gone():
+                found += map(int, path.read_text().split())
+    return found
+
+
+def _proportional(pid: int) -> int:
+    """Return the KiB of a process, a page that n share counted as 1/n."""
+    with suppress_gone():
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                return int(line.split()[1])
+    return 0
+
+
+@contextmanager
+def suppress_gone() -> Iterator[None]:
+    """Ignore that a process has ended."""
+    try:
+        yield
+    except OSError:
+        return
 
 
 def main() -> None:
-    """Run both comparisons."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default=str(CLIP_ART), help="where captions and pictures come from")
-    parser.add_argument("--quick", action="store_true", help="fewer captions and pictures")
-    parser.add_argument("--sides", action="store_true", help="also try several sizes of pictures and of the detector")
-    options = parser.parse_args()
-    captions, pictures, rounds = (1_000, 24, 1) if options.quick else (4_000, 160, 3)
-    found = list(islice(samples(options.data), captions))
-    text_rules([sample.caption for sample in found], rounds)
-    chosen = random.Random(0).sample(found, pictures)
-    lettered = drawn([decode_image(sample.image or b"") for sample in chosen], seed=1)
-    spotting(lettered)
-    if options.sides:
-        small_pictures()
-        detector_sides(lettered)
+    """Compare the rates, or measure memory."""
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--quick", action="store_true", help="fewer captions")
+    options.add_argument("--captions", type=int, help="how many captions")
+    options.add_argument("--rounds", type=int, default=3)
+    options.add_argument("--memory", action="store_true", help="measure peak memory instead")
+    options.add_argument("--shards", type=int, default=6, help="with --memory: shards of the smaller run")
+    options.add_argument("--pairs", type=int, default=500, help="with --memory: pairs of a shard")
+    options.add_argument("--set", action="append", default=[], help="with --memory: a setting of the filter")
+    chosen = options.parse_args()
+    if chosen.memory:
+        memory(chosen.shards, chosen.pairs, chosen.set)
+        return
+    different = sorted({sample.caption for sample in samples(images=False)})
+    count = chosen.captions or (4_000 if chosen.quick else 20_000)
+    text_rules(random.Random(0).sample(different, min(count, len(different))), chosen.rounds)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import pytest
 
 from stillroom import artifacts
 from stillroom.artifacts import StageWriter, open_stage, read_json, write_bytes, write_json, write_table
-from stillroom.errors import ArtifactError
+from stillroom.errors import ArtifactError, WriteError
 
 ROWS = pa.table({"key": ["a", "b"], "kept": [True, False], "score": [0.5, None]})
 ODD_NAMES = ["a/b", "../up", "..", ".", "/etc/passwd", "ünï ☃", "a%2Fb", "-", "x" * 300, "雪" * 100, "\udcff"]
@@ -133,8 +133,10 @@ def test_a_failed_write_leaves_what_was_there(tmp_path, monkeypatch):
         with pytest.raises((ValueError, TypeError)):
             write_json(tmp_path / "x.json", broken)
     monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError("disk full")))
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(WriteError, match=r"cannot write .*x\.json: disk full; make room there and run the same"):
         write_bytes(tmp_path / "x.json", b"new")
+    with pytest.raises(WriteError, match=r"x\.json/y: .+; make the folder writable, or take another"):
+        write_bytes(tmp_path / "x.json" / "y", b"new")
     assert files(tmp_path) == {"x.json": b'{\n  "old": 1\n}\n'}
 
 

@@ -9,6 +9,7 @@ the files that two equal runs must share byte for byte.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -16,7 +17,7 @@ import platform
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import IO, Any
@@ -25,7 +26,7 @@ from urllib.parse import quote
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from stillroom.errors import ArtifactError, StillroomError
+from stillroom.errors import ArtifactError, StillroomError, WriteError
 
 FORMAT = 1
 # A file name takes 255 bytes on most systems; room is left for the ending and for the name of its temporary file.
@@ -41,12 +42,39 @@ VERSIONED = (
     "pyarrow",
     "pillow",
     "numpy",
+    "imagehash",
+    "py3langid",
+    "ray",
 )
 
 
 @contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Say of a write that fails what was to be written and what to do, as a `WriteError`."""
+    try:
+        yield
+    except WriteError:
+        raise
+    except OSError as error:
+        # numpy says of a write cut short how much of it was done, and no more.
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, None)
+        mend = "make room there and run the same command again" if full else "make the folder writable, or take another"
+        raise WriteError(f"cannot write {path}: {error.strerror or error}; {mend}") from None
+
+
+@contextmanager
 def whole_file(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file to be written whole or not at all: into a temporary file beside it, renamed at the end."""
+    """Open a file to be written whole or not at all: into a temporary file beside it, renamed at the end.
+
+    Raises:
+        WriteError: the disk is full, or the folder cannot be written to.
+    """
+    with writing(path), _temporary_file(path) as file:
+        yield file
+
+
+@contextmanager
+def _temporary_file(path: Path) -> Iterator[IO[bytes]]:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".part")
     try:
@@ -236,6 +264,10 @@ class StageOutput:
         except (pa.ArrowException, OSError) as error:
             again = f"delete {self.path} and run 'stillroom {self.run['stage']}' again"
             raise ArtifactError(f"{path} cannot be read ({' '.join(str(error).split())[:160]}); {again}") from None
+
+    def for_workers(self) -> StageOutput:
+        """Return a copy that can read shards, without what grows with their number: it is sent with every job."""
+        return replace(self, run={"stage": self.run["stage"]}, summary={}, shards=())
 
     def tables(self, columns: list[str] | None = None) -> Iterator[tuple[str, pa.Table]]:
         """Yield (shard name, rows) in the order of the names, one shard in memory at a time."""

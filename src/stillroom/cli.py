@@ -16,7 +16,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from stillroom import __version__
-from stillroom.errors import StillroomError
+from stillroom.errors import ConfigError, StillroomError, printable
 
 app = typer.Typer(
     add_completion=False,
@@ -73,16 +73,47 @@ def check(
 
 
 @app.command("filter")
-def filter_(data: Data, out: Out, config: Config = None, settings: Settings = None) -> None:
-    """Give every pair a CAT verdict with its reasons; write the kept ids."""
+def filter_(
+    out: Out,
+    data: Annotated[str | None, typer.Argument(metavar="[DATA]", help="As for check; not needed with --reuse.")] = None,
+    config: Config = None,
+    settings: Settings = None,
+    reuse: Annotated[
+        Path | None, typer.Option("--reuse", help="Earlier output: change its thresholds, measure only what they need.")
+    ] = None,
+    measure_all: Annotated[bool, typer.Option("--measure-all", help="Ask every rule about every pair.")] = False,
+    write_shards: Annotated[bool, typer.Option("--write-shards", help="Write the kept pairs as tars, too.")] = False,
+    backend: Annotated[str | None, typer.Option("--backend", help="local (processes) or ray.")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first pair that cannot be used.")] = False,
+) -> None:
+    """Give every pair a CAT verdict with its reasons; write the kept ids and a report."""
     from stillroom.config_io import load_config
+    from stillroom.data.source import open_data
     from stillroom.filter.config import FilterConfig
+    from stillroom.filter.reuse import changed_config, open_earlier
     from stillroom.filter.run import run
     from stillroom.filter.summary import summary_lines
+    from stillroom.filter.write_shards import write_kept_shards
+    from stillroom.parallel import available_cores
+    from stillroom.report.filter_page import write_filter_page
 
-    summary = run(data, load_config(FilterConfig, path=config, settings=settings or ()), out)
+    flags = {"measure_all": measure_all, "strict": strict}
+    options = [*(settings or ()), *(f"{name}=true" for name, given in flags.items() if given)]
+    options += [] if backend is None else [f"backend={backend}"]
+    earlier = None if reuse is None else open_earlier(reuse)
+    if earlier is not None:
+        data, chosen = data or earlier.data, changed_config(earlier, path=config, settings=options)
+    elif data is not None:
+        chosen = load_config(FilterConfig, path=config, settings=options)
+    else:
+        raise ConfigError("give DATA to filter, or --reuse with an earlier output")
+    summary = run(data, chosen, out, reuse=earlier)
     say("\n".join(summary_lines(summary)))
-    say(f"verdicts: {out}")
+    if write_shards:
+        workers, pairs = chosen.workers or available_cores(), chosen.pairs_per_shard
+        written = write_kept_shards(open_data(data, chosen.data), out, out / "kept", pairs=pairs, workers=workers)
+        say(f"kept pairs: {out / 'kept'} ({written['pairs']:,} in {written['shards']:,} tars)")
+    say(f"verdicts: {out}, report: {write_filter_page(out)}")
 
 
 @app.command()
@@ -257,5 +288,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _fail(message: str, status: int) -> NoReturn:
-    sys.stderr.write(f"stillroom: {message}\n")
+    sys.stderr.write(f"stillroom: {printable(message)}\n")
     sys.exit(status)

@@ -180,8 +180,11 @@ def _filter(data: str, reader: DataConfig, out: Path) -> None:
     from stillroom.filter.config import FilterConfig
     from stillroom.filter.run import run
     from stillroom.filter.summary import summary_lines
+    from stillroom.report.filter_page import write_filter_page
 
     summary = run(data, FilterConfig(**FILTER, data=reader), out)
+    if not (out / "report.html").exists():
+        write_filter_page(out)
     for line in summary_lines(summary):
         log.info("      %s", line)
 

@@ -19,6 +19,10 @@ class ArtifactError(StillroomError):
     """An output folder belongs to another run, or an input folder is not a finished stage output."""
 
 
+class WriteError(StillroomError, OSError):
+    """A file cannot be written: the disk is full, the folder is read-only, a file stands where a folder should."""
+
+
 class MissingDependencyError(StillroomError):
     """An optional package is needed for what was asked; the message names the extra to install."""
 
@@ -29,3 +33,8 @@ class MissingDependencyError(StillroomError):
     def __reduce__(self) -> tuple[type[MissingDependencyError], tuple[str, str, str]]:
         # A worker process raises it too; by default it would be rebuilt from its message alone, and fail.
         return MissingDependencyError, self.arguments
+
+
+def printable(line: str) -> str:
+    """Spell out line breaks and terminal codes: keys and paths come from whoever made the data."""
+    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in line)

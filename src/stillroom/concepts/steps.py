@@ -8,17 +8,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stillroom.artifacts import StageOutput, StageWriter, open_stage, read_json, write_bytes, write_json
-from stillroom.concepts.captions import ParseJob, parse_shard, shared_parser
+from stillroom.concepts.captions import ParseJob, parse_shard
 from stillroom.concepts.config import ConceptsConfig
 from stillroom.concepts.counting import Vocabularies
 from stillroom.concepts.features import compute_features, features_table
 from stillroom.concepts.heads import LinearHead
 from stillroom.concepts.labels import fit_heads, load_heads, save_heads
+from stillroom.concepts.quality import format_quality
 from stillroom.concepts.teacher import load_teacher
 from stillroom.data.source import Shard
 from stillroom.errors import DataError
 from stillroom.filter.kept import Kept
-from stillroom.parallel import available_cores, map_unordered
+from stillroom.filter.parser import require_parser
+from stillroom.parallel import available_cores, mapper
 from stillroom.progress import progress
 
 if TYPE_CHECKING:
@@ -59,10 +61,10 @@ def parse_step(work: Work, out: Path) -> StageOutput:
             if not writer.has_shard(shard.name)
         ]
         if jobs:
-            shared_parser(work.config.parser)  # one that is missing is said here, not by each worker
+            require_parser(work.config.parser)  # one that is missing is said here, not by each worker
         with progress("parse captions", total=len(jobs), unit="shards") as shown:
             empty = []
-            for name, table in map_unordered(parse_shard, jobs, work.workers):
+            for name, table in mapper(work.config.backend, work.config.workers)(parse_shard, jobs):
                 if table.num_rows:
                     writer.write_shard(name, table)
                 else:
@@ -126,8 +128,11 @@ def head_step(
     weights, report = out / "heads.safetensors", out / "heads.json"
     if report.exists():
         return load_heads(weights), read_json(report)
-    heads, reports = fit_heads(parsed, features, vocabularies, config, out / ".features.part")
+    heads, reports, qualities = fit_heads(parsed, features, vocabularies, config, out / ".features.part")
     write_bytes(weights, save_heads(heads))
+    for kind, quality in qualities.items():
+        names = [concept.name for concept in vocabularies[kind]]
+        write_bytes(out / f"{kind}_quality.csv", format_quality(names, quality))
     write_json(report, reports)
     return heads, reports
 

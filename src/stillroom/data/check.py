@@ -17,6 +17,7 @@ from stillroom.data.config import DataConfig
 from stillroom.data.images import ImageError, decode_image
 from stillroom.data.source import Shard, ShardHead, open_data
 from stillroom.data.tables import TableShard
+from stillroom.errors import printable
 from stillroom.parallel import map_unordered
 from stillroom.progress import progress
 from stillroom.records import Fault, Sample
@@ -157,7 +158,7 @@ def report_lines(report: dict[str, Any]) -> list[str]:
         lines.append(f"pictures: longest side {_spread(report['longest_side'])} pixels")
     if report["table"]:
         table = report["table"]
-        columns = _printable(", ".join(table["columns"]))
+        columns = printable(", ".join(table["columns"]))
         separator = {"\t": "tab", ",": "comma", None: "(Parquet)"}.get(table["separator"], repr(table["separator"]))
         lines.append(
             f"table: separator {separator}; pictures from '{table['image_column']}', captions from "
@@ -168,16 +169,11 @@ def report_lines(report: dict[str, Any]) -> list[str]:
     lines.append("to mend:")
     lines += [f"  {line}" for line in report["mend"]]
     lines += [
-        _printable(f"    {fault['shard']}/{fault['key']}: {fault['reason']} {fault['detail']}").rstrip()
+        printable(f"    {fault['shard']}/{fault['key']}: {fault['reason']} {fault['detail']}").rstrip()
         for fault in report["listed_faults"][:10]
     ]
     more = sum(report["faults"].values()) - 10
     return [*lines, f"    ... and {more:,} more (--json lists the first {LISTED})"] if more > 0 else lines
-
-
-def _printable(line: str) -> str:
-    """Spell out line breaks and terminal codes: keys and paths come from whoever made the data."""
-    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in line)
 
 
 def _spread(quantiles: dict[str, int]) -> str:

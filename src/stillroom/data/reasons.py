@@ -29,7 +29,7 @@ ADVICE: dict[str, str] = {
     IMAGE_TRUNCATED: "the picture ends early or is damaged: download it again",
     IMAGE_UNREADABLE: "not a picture in a known format (JPEG, PNG, WebP, GIF, BMP, TIFF)",
     METADATA_UNREADABLE: "the .json beside the picture is not valid JSON: the pair is left out",
-    ROW_MALFORMED: "a row not in UTF-8, or longer or shorter than the header: quote fields that hold the separator",
+    ROW_MALFORMED: "a row not in UTF-8, without a key, or unlike the header in length: quote fields with the separator",
     SHARD_TRUNCATED: "the tar ends early or is damaged: copy or download it again; what stands before that is used",
     SHARD_UNREADABLE: "the shard cannot be opened or read: check the file and its permissions, or download it again",
 }

@@ -116,14 +116,15 @@ def _find(part: str) -> tuple[list[str], list[Path]]:
                 f"nothing at '{pattern}'; DATA is tars (a path, glob or brace pattern), a table or a folder"
             )
         paths.extend(matches)
-    if all(path.endswith(".tar") and not os.path.isdir(path) for path in paths):
+    # Among other shards a folder named like one, or a link to nothing, is a shard that cannot be opened, and is said.
+    if all(path.endswith(".tar") for path in paths) and not all(map(os.path.isdir, paths)):
         return paths, []
     if len(paths) > 1:
         raise DataError(f"'{part}' names {len(paths)} files that are not all tars; join tables and folders by '::'")
     path = Path(paths[0])
     if path.is_dir():
-        tars = sorted(str(entry) for entry in path.glob("*.tar") if not entry.name.startswith(".") and entry.is_file())
-        return (tars, []) if tars else ([], [path])
+        tars = sorted(str(entry) for entry in path.glob("*.tar") if not entry.name.startswith("."))
+        return ([], [path]) if all(map(os.path.isdir, tars)) else (tars, [])
     if path.suffix.lower() in TABLE_EXTENSIONS:
         return [], [path]
     raise DataError(f"'{path}' is none of .tar, .csv, .tsv, .parquet or a folder")

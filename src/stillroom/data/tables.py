@@ -43,7 +43,10 @@ class TableShard:
                 if isinstance(row, str):
                     yield self._fault(str(number), reasons.ROW_MALFORMED, f"row {number + 1}: {row}")
                     continue
-                key = str(number) if self.config.key_column is None else utf8_text(str(row[self.config.key_column]))
+                key = str(number) if self.config.key_column is None else _key(row[self.config.key_column])
+                if not key:
+                    yield self._fault(str(number), reasons.ROW_MALFORMED, f"row {number + 1}: the key is empty")
+                    continue
                 if key in seen:
                     detail = f"row {number + 1}: the key stands twice; the first one is used"
                     yield self._fault(key, reasons.DUPLICATE_KEY, detail)
@@ -118,6 +121,10 @@ def _value(scalar: Any) -> Any:
         return scalar.as_buffer().to_pybytes() if hasattr(scalar, "as_buffer") else None
     except (ValueError, OverflowError):
         return None
+
+
+def _key(value: Any) -> str:
+    return "" if value is None else utf8_text(str(value))
 
 
 def _text(value: Any) -> Any:

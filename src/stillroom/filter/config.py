@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from stillroom.data.config import DataConfig
 from stillroom.errors import ConfigError
+from stillroom.filter.language import LANGUAGES
+from stillroom.parallel import BACKENDS
 
 # `None` turns a rule off, and TOML has no null: there, "off" does. Until `__post_init__` has run a threshold can thus
 # be a word, which `config_io` must let through; afterwards it is what the type checker is told.
 if TYPE_CHECKING:
     Count = int | None
-    Share = float | None
+    Number = float | None
+    Word = str | None
 else:
-    Count = Share = Any
+    Count = Number = Word = Any
 
 OFF = "off"
 FROM_PRESET: Any = "preset"
+NSFW_SCALE = ("unlikely", "unsure", "nsfw")  # LAION-400M's column NSFW, from harmless to not
+MAX_HASH_DISTANCE = 8  # bits of 64: beyond it unlike pictures meet, and the search for pairs grows steeply
 
 # Thresholds recalled from the paper and a reading note, unverified (docs/filter.md). A rule that a preset does not name
 # is off.
@@ -37,90 +42,144 @@ PRESETS: Mapping[str, Mapping[str, int | float]] = MappingProxyType(
         "off": {},
     }
 )
-COUNTS = (
-    "min_complexity",
-    "min_actions",
-    "text_overlap",
-    "max_identical_captions",
-    "min_caption_chars",
-    "max_caption_chars",
+
+
+class Kind(NamedTuple):
+    """What a threshold may be: in words, and as a test."""
+
+    words: str
+    allows: Callable[[Any], bool]
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _real(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+COUNT = Kind("a whole number, 0 or more", _whole)
+SHARE = Kind("a number from 0 to 1", lambda value: _real(value) and 0 <= value <= 1)
+COSINE = Kind("a number from -1 to 1", lambda value: _real(value) and -1 <= value <= 1)
+THRESHOLDS: Mapping[str, Kind] = MappingProxyType(
+    {
+        "min_caption_chars": COUNT,
+        "max_caption_chars": COUNT,
+        "max_pwatermark": SHARE,
+        "max_punsafe": SHARE,
+        "max_nsfw": Kind(" or ".join(NSFW_SCALE[:2]), lambda value: value in NSFW_SCALE[:2]),
+        "min_similarity": COSINE,
+        "min_picture_side": COUNT,
+        "max_aspect_ratio": Kind("a number, 1 or more", lambda value: _real(value) and value >= 1),
+        "language": Kind(f"one of {' '.join(LANGUAGES)}", LANGUAGES.__contains__),
+        "min_complexity": COUNT,
+        "min_actions": COUNT,
+        "text_overlap": COUNT,
+        "min_model_similarity": COSINE,
+        "near_duplicate_distance": Kind(
+            f"a whole number from 0 to {MAX_HASH_DISTANCE}",
+            lambda value: _whole(value) and value <= MAX_HASH_DISTANCE,
+        ),
+        "max_identical_captions": COUNT,
+    }
 )
-SHARES = ("max_pwatermark", "max_punsafe")
 # Fields that say how the work is done, not what comes out; they are not part of a run's identity.
-RUNTIME = ("workers",)
+RUNTIME = ("workers", "backend", "strict", "pairs_per_shard")
 
 
 @dataclass(frozen=True, kw_only=True)
 class FilterConfig:
-    """Thresholds of the filter. Each is a number, 0 meaning 0, or None: the rule is off ("off" in TOML and `--set`).
+    """Thresholds of the filter. Each has a value, 0 meaning 0, or is None: the rule is off ("off" in TOML and `--set`).
 
     What is not given comes from the preset; once built, a config holds the resolved values.
 
     Attributes:
         preset: diht, complexity-only or off.
+        min_caption_chars: drop shorter captions (characters, white space around not counted).
+        max_caption_chars: drop longer captions.
+        max_pwatermark: drop pairs whose metadata say a larger `pwatermark`; pairs without the column stay, as with all
+            rules on metadata.
+        max_punsafe: the same for `punsafe`.
+        max_nsfw: "unlikely" drops pairs whose metadata say UNSURE or NSFW in `NSFW`, "unsure" those that say NSFW.
+        min_similarity: drop pairs whose metadata say a smaller `similarity`.
+        min_picture_side: drop pictures whose shorter side has fewer pixels.
+        max_aspect_ratio: drop pictures whose longer side is more than so many times the shorter.
+        language: drop captions that are surely in another language (a code of `stillroom.filter.language.LANGUAGES`).
         min_complexity: drop captions whose best-connected object has fewer relations.
         min_actions: drop captions with fewer acting verbs.
         text_overlap: drop pairs whose picture shows a run of at least this many characters of the caption.
         text_confidence: lettering read less surely than this (mean over characters, 0 to 1) does not count.
         text_min_side: pictures with a shorter side of fewer pixels are not searched for lettering (our choice: a word
-            drawn as wide as the picture is hardly ever read at 16 pixels, mostly at 32; benchmarks/filter.py --sides).
+            drawn as wide as the picture is hardly ever read at 16 pixels, mostly at 32).
         text_side: the detector sees the picture with this longer side in pixels, or less (our choice, docs/filter.md).
+        min_model_similarity: drop pairs whose picture and caption have a smaller cosine by `similarity_model`.
+        similarity_model: any name that `stillroom.load_model` takes.
+        near_duplicate_distance: drop a picture if an earlier one's perceptual hash differs in so many of 64 bits, or
+            fewer.
         max_identical_captions: of the pairs that pass all else, keep the first so many with one caption.
-        min_caption_chars: drop shorter captions (characters, white space around not counted).
-        max_caption_chars: drop longer captions.
-        max_pwatermark: drop pairs whose metadata say a larger `pwatermark`; pairs without the column stay.
-        max_punsafe: the same for `punsafe`.
         parser: name of an installed spaCy pipeline.
         measure_all: measure every rule that is on, also on pairs that have failed already; no short cuts.
         decode_images: drop pairs whose picture cannot be decoded, also where no rule looks at it.
         workers: processes; 0 takes one a core.
+        backend: local, or ray: the cluster at RAY_ADDRESS, or a Ray of this machine.
+        strict: stop at the first pair or shard that cannot be used, instead of counting it.
+        pairs_per_shard: of the tars that `--write-shards` makes.
         data: how DATA is read.
     """
 
     preset: str = "diht"
+    min_caption_chars: Count = FROM_PRESET
+    max_caption_chars: Count = FROM_PRESET
+    max_pwatermark: Number = FROM_PRESET
+    max_punsafe: Number = FROM_PRESET
+    max_nsfw: Word = FROM_PRESET
+    min_similarity: Number = FROM_PRESET
+    min_picture_side: Count = FROM_PRESET
+    max_aspect_ratio: Number = FROM_PRESET
+    language: Word = FROM_PRESET
     min_complexity: Count = FROM_PRESET
     min_actions: Count = FROM_PRESET
     text_overlap: Count = FROM_PRESET
     text_confidence: float = 0.8
     text_min_side: int = 16
-    text_side: int = 320
+    text_side: int = 640
+    min_model_similarity: Number = FROM_PRESET
+    similarity_model: str = ""
+    near_duplicate_distance: Count = FROM_PRESET
     max_identical_captions: Count = FROM_PRESET
-    min_caption_chars: Count = FROM_PRESET
-    max_caption_chars: Count = FROM_PRESET
-    max_pwatermark: Share = FROM_PRESET
-    max_punsafe: Share = FROM_PRESET
     parser: str = "en_core_web_sm"
     measure_all: bool = False
     decode_images: bool = True
     workers: int = 0
+    backend: str = "local"
+    strict: bool = False
+    pairs_per_shard: int = 10_000
     data: DataConfig = field(default_factory=DataConfig)
 
     def __post_init__(self) -> None:
-        if self.preset not in PRESETS:
-            raise ConfigError(f"preset is {self.preset!r}; allowed: {', '.join(PRESETS)}")
-        for name in (*COUNTS, *SHARES):
+        for name, allowed in (("preset", tuple(PRESETS)), ("backend", BACKENDS)):
+            if getattr(self, name) not in allowed:
+                raise ConfigError(f"{name} is {getattr(self, name)!r}; allowed: {', '.join(allowed)}")
+        for name, kind in THRESHOLDS.items():
             value = getattr(self, name)
             value = PRESETS[self.preset].get(name) if value == FROM_PRESET else None if value == OFF else value
-            object.__setattr__(self, name, _checked(name, value, whole=name in COUNTS))
+            if value is not None and not kind.allows(value):
+                raise ConfigError(f'{name} is {value!r}; it must be {kind.words}, or "{OFF}"')
+            whole = kind is COUNT or isinstance(value, str) or name == "near_duplicate_distance"
+            object.__setattr__(self, name, value if value is None or whole else float(value))
         if not 0 <= self.text_confidence <= 1:
             raise ConfigError(f"text_confidence is {self.text_confidence}; it must be from 0 to 1")
-        for name, least in (("text_min_side", 0), ("text_side", 32), ("workers", 0)):
+        for name, least in (("text_min_side", 0), ("text_side", 32), ("workers", 0), ("pairs_per_shard", 1)):
             if getattr(self, name) < least:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least {least}")
         if not self.parser:
             raise ConfigError("parser is empty; name an installed spaCy pipeline, e.g. en_core_web_sm")
+        if self.min_model_similarity is not None and not self.similarity_model:
+            raise ConfigError(
+                "min_model_similarity is set and similarity_model is not; name a model, e.g. ViT-B-32/laion2b_s34b_b79k"
+            )
 
     def identity(self) -> dict[str, Any]:
         """Return what decides the output, as plain values: all fields but the runtime's."""
         return {name: value for name, value in asdict(self).items() if name not in RUNTIME}
-
-
-def _checked(name: str, value: Any, *, whole: bool) -> Any:
-    """Return a threshold as int or float, or None; `ConfigError` for anything else."""
-    if value is None:
-        return None
-    kind = "a whole number, 0 or more" if whole else "a number from 0 to 1"
-    right = isinstance(value, int) if whole else isinstance(value, (int, float)) and math.isfinite(value)
-    if not right or isinstance(value, bool) or value < 0 or (not whole and value > 1):
-        raise ConfigError(f'{name} is {value!r}; it must be {kind}, or "{OFF}"')
-    return value if whole else float(value)

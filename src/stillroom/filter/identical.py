@@ -10,16 +10,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
-from stillroom.artifacts import write_table
+from stillroom.artifacts import write_table, writing
 from stillroom.data.reasons import ADVICE
 from stillroom.filter.kept import read_tables
 from stillroom.filter.rules import CAPTION_FREQUENCY
+from stillroom.filter.whole_set import drop_pairs, part_files, part_path, replace_column, scatter
 
 # Files that the pairs are spread over; one is sorted at a time, so memory is about 60 bytes x pairs / PARTS.
 PARTS = 64
@@ -39,8 +39,9 @@ def cap_captions(first: Sequence[Path], final: Sequence[Path], folder: Path, cap
     Returns:
         how many pairs the cap alone would drop, had no other rule been on.
     """
-    spread(read_tables(first), folder)
-    alone = rank(folder, cap)
+    with writing(folder):
+        spread(read_tables(first), folder)
+        alone = rank(folder, cap)
     for path, table in zip(final, capped(read_tables(first), folder, cap), strict=True):
         if not path.exists():
             write_table(path, table)
@@ -56,12 +57,10 @@ def digest(caption: str) -> tuple[int, int]:
 def spread(tables: Iterable[pa.Table], folder: Path) -> None:
     """Write an entry for every usable pair of the shards' tables (in the data's order) to the part of its caption."""
     folder.mkdir(parents=True, exist_ok=True)
-    with ExitStack() as stack:
-        files = [stack.enter_context(open(folder / f"{part}.entries", "wb")) for part in range(PARTS)]
+    with part_files(folder, "entries", PARTS) as files:
         for index, table in enumerate(tables):
             entries = _entries(index, table)
-            for part in np.unique(entries["high"] % PARTS):
-                files[int(part)].write(entries[entries["high"] % PARTS == part].tobytes())
+            scatter(files, entries["high"] % PARTS, entries)
 
 
 def _entries(index: int, table: pa.Table) -> np.ndarray:
@@ -81,7 +80,7 @@ def rank(folder: Path, cap: int) -> int:
     """
     alone = 0
     for part in range(PARTS):
-        entries = np.fromfile(folder / f"{part}.entries", ENTRY)
+        entries = np.fromfile(part_path(folder, "entries", part), ENTRY)
         # The sort is stable, so equal captions stay in the order in which they were written: the data's.
         entries = entries[np.lexsort((entries["low"], entries["high"]))]
         alone += int((_before(entries) >= cap).sum())
@@ -111,16 +110,5 @@ def capped(tables: Iterable[pa.Table], folder: Path, cap: int) -> Iterator[pa.Ta
             low, high = np.searchsorted(ranks["shard"], [index, index + 1])
             for row, count in zip(ranks["row"][low:high].tolist(), ranks["before"][low:high].tolist(), strict=True):
                 before[row] = count
-        yield _with_ranks(table, before, cap)
-
-
-def _with_ranks(table: pa.Table, before: list[int | None], cap: int) -> pa.Table:
-    over = [count is not None and count >= cap for count in before]
-    reasons = [
-        [CAPTION_FREQUENCY] if drop else why for drop, why in zip(over, table["reasons"].to_pylist(), strict=True)
-    ]
-    kept = [keep and not drop for drop, keep in zip(over, table["kept"].to_pylist(), strict=True)]
-    for name, values in (("identical_before", before), ("kept", kept), ("reasons", reasons)):
-        column = table.schema.get_field_index(name)
-        table = table.set_column(column, table.schema.field(name), pa.array(values, table.schema.field(name).type))
-    return table
+        over = [count is not None and count >= cap for count in before]
+        yield replace_column(drop_pairs(table, over, CAPTION_FREQUENCY), "identical_before", before)

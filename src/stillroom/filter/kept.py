@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from stillroom.artifacts import StageOutput, open_stage
+from stillroom.artifacts import StageOutput, open_stage, whole_file
 from stillroom.errors import ArtifactError
 
 SCHEMA = pa.schema([("shard", pa.dictionary(pa.int32(), pa.string())), ("key", pa.string())])
@@ -18,16 +17,11 @@ SCHEMA = pa.schema([("shard", pa.dictionary(pa.int32(), pa.string())), ("key", p
 
 def write_kept(path: Path, tables: Iterable[tuple[str, pa.Table]]) -> None:
     """Write the kept pairs' (shard, key) in the order of the data, whole or not at all, one shard at a time."""
-    temporary = path.parent / f".{path.name}.part"
-    with open(temporary, "wb") as file:
-        with pq.ParquetWriter(file, SCHEMA, compression="zstd") as writer:
-            for shard, table in tables:
-                keys = table.filter(table["kept"])["key"].combine_chunks()
-                shards = pa.DictionaryArray.from_arrays(pa.array([0] * len(keys), pa.int32()), [shard])
-                writer.write_table(pa.table([shards, keys], schema=SCHEMA))
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    with whole_file(path) as file, pq.ParquetWriter(file, SCHEMA, compression="zstd") as writer:
+        for shard, table in tables:
+            keys = table.filter(table["kept"])["key"].combine_chunks()
+            shards = pa.DictionaryArray.from_arrays(pa.array([0] * len(keys), pa.int32()), [shard])
+            writer.write_table(pa.table([shards, keys], schema=SCHEMA))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,37 +35,37 @@ class Kept:
         table = self.output.shard(shard, ["key", "kept"])
         return frozenset(table.filter(table["kept"])["key"].to_pylist())
 
-    @property
-    def count(self) -> int:
-        """How many pairs are kept in all."""
-        return int(self.output.summary["kept"])
-
 
 def load_kept(folder: Path, shards: Sequence[str]) -> Kept:
-    """Open what `stillroom filter` wrote, to be used on data with these shards.
+    """Open what `stillroom filter` wrote, to be used on data with these shards, all that it filtered or some.
 
     Args:
         folder: the filter's output folder.
-        shards: names of all shards of DATA.
+        shards: names of the shards of DATA.
 
     Raises:
-        ArtifactError: no finished filter output, or one of other data.
+        ArtifactError: no finished filter output, or one without some of these shards.
     """
     output = open_stage(folder, "filter")
     data = output.run["inputs"]["data"]
-    missing, foreign = set(shards) - set(output.shards), set(output.shards) - set(shards)
+    missing = set(shards) - set(output.shards)
     if missing:
         raise ArtifactError(
             f"{folder} has no verdicts on shard '{min(missing)}': it filtered {data}; filter the same DATA"
-        )
-    if foreign:
-        raise ArtifactError(
-            f"{folder} filtered {data}, whose shard '{min(foreign)}' is not in DATA; filter the same DATA"
         )
     return Kept(output=output)
 
 
 def read_tables(paths: Sequence[Path], columns: list[str] | None = None) -> Iterator[pa.Table]:
-    """Read shard tables one after the other."""
+    """Read shard tables one after the other.
+
+    Raises:
+        ArtifactError: a file is damaged.
+    """
     for path in paths:
-        yield pq.read_table(path, columns=columns)
+        try:
+            table = pq.read_table(path, columns=columns)
+        except (pa.ArrowException, OSError) as error:
+            why = " ".join(str(error).split())[:160]
+            raise ArtifactError(f"{path} cannot be read ({why}); delete it and run the same command again") from None
+        yield table

@@ -1,10 +1,9 @@
 """Lettering in a picture by RapidOCR's models, called directly: where it is, and what one piece of it says.
 
-RapidOCR's own pipeline scales every picture so that its shorter side has 736 pixels, classifies the direction of each
+RapidOCR's own pipeline enlarges every picture until its shorter side has 736 pixels, classifies the direction of each
 piece and lets every session use all cores. Here the caller chooses the side, pieces are read one at a time, so that the
 caller can stop, and a session has one thread, because whole shards run side by side. Upside-down lettering is not
-turned.
-The detector's thresholds are those of RapidOCR's configuration.
+turned. The detector's thresholds are those of RapidOCR's configuration.
 """
 
 from __future__ import annotations
@@ -57,15 +56,9 @@ class TextReader:
         Returns:
             regions in coordinates of `picture`, in the order the contours were found.
         """
-        import cv2
-
-        height, width = picture.shape[:2]
-        scale = side / max(height, width)
-        seen = (max(32, round(width * scale / 32) * 32), max(32, round(height * scale / 32) * 32))
-        way = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-        scaled = cv2.resize(picture, seen, interpolation=way)
-        heat = self._detector.run(None, {"x": _normalised(scaled)[None]})[0][0, 0]
-        return _regions(heat, (width / seen[0], height / seen[1]))
+        seen = _scaled(picture, side)
+        heat = self._detector.run(None, {"x": seen[None]})[0][0, 0]
+        return _regions(heat, (picture.shape[1] / heat.shape[1], picture.shape[0] / heat.shape[0]))
 
     def read(self, picture: np.ndarray, region: Region) -> tuple[str, float]:
         """Return what a region says, and how sure the recogniser is: the mean over characters, in [0, 1].
@@ -134,6 +127,16 @@ def decode_ctc(probabilities: np.ndarray, characters: list[str]) -> tuple[str, f
         return "", 0.0
     text = "".join(characters[index] for index in best[keep])
     return text, float(probabilities[keep, best[keep]].mean())
+
+
+def _scaled(picture: np.ndarray, side: int) -> np.ndarray:
+    """Scale (H, W, 3) to a longer side of `side` pixels, both sides multiples of 32: the detector's input (3, h, w)."""
+    import cv2
+
+    height, width = picture.shape[:2]
+    scale = side / max(height, width)
+    size = (max(32, round(width * scale / 32) * 32), max(32, round(height * scale / 32) * 32))
+    return _normalised(cv2.resize(picture, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR))
 
 
 def _normalised(picture: np.ndarray) -> np.ndarray:

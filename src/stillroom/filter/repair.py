@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from stillroom.filter.labels import is_label, modifies, read_label, surely_acts
 from stillroom.filter.tree import NOUNS, SUBJECTS, Node, conjuncts, gerund_lemma, kids, link, sentences
-from stillroom.filter.words import COLLECTIVES, ING_NOUNS, PURPOSE_NOUNS
+from stillroom.filter.words import COLLECTIVES, ING_NOUNS, PURPOSE_NOUNS, word_set
 
 HELPERS = ("be", "have", "do", "get", "'s", "’s", "'ve", "'re", "'m", "ai")
 MODIFIER_DEPS = ("amod", "compound", "nmod")
+# The Penn tags of words that are no verbs, modals (MD) aside.
+NO_VERB_FORMS = word_set(
+    "$ '' , -LRB- -RRB- . : `` # ADD AFX CC CD DT EX FW GW HYPH IN JJ JJR JJS LS NFP NIL NN NNP NNPS NNS PDT POS PRP "
+    "PRP$ RB RBR RBS RP SYM TO UH WDT WP WP$ WRB XX _SP"
+)
 
 
 def repair_english(nodes: list[Node]) -> list[Node]:
@@ -57,7 +62,7 @@ def _name_modals(nodes: list[Node], sentence: list[Node]) -> None:
     """A modal that helps no verb is a noun ("pop can"), and only few verbs help another (not "stop" in "stop sign")."""
     for node in sentence:
         if node.pos == "AUX" and node.form != "MD" and node.lemma not in HELPERS:
-            node.pos, node.dep = "VERB", "dep"
+            node.pos, node.dep = "X" if node.form in NO_VERB_FORMS else "VERB", "dep"
         if node.pos == "AUX" and node.form == "MD" and node.dep not in ("aux", "conj"):
             node.pos, node.form, node.lemma = "NOUN", "NN", node.word
             for kid in kids(nodes, node, "nsubj"):
@@ -66,7 +71,7 @@ def _name_modals(nodes: list[Node], sentence: list[Node]) -> None:
 
 def _wake_gerund(nodes: list[Node], noun: Node) -> None:
     """Make a verb of an -ing noun between a noun with article and a complement: "a zebra grazing on grass"."""
-    if noun.form != "NN" or not noun.word.endswith("ing") or noun.word in ING_NOUNS or noun.i < 2:
+    if noun.form != "NN" or not may_wake(noun.word) or noun.i < 2:
         return
     before = nodes[noun.i - 1]
     led = before.dep == "compound" and before.head == noun.i and before.form in ("NN", "NNS")
@@ -75,6 +80,11 @@ def _wake_gerund(nodes: list[Node], noun: Node) -> None:
     if led and article and complement:
         noun.pos, noun.form, noun.lemma = "VERB", "VBG", gerund_lemma(noun.word)
         before.dep = "nsubj"
+
+
+def may_wake(word: str) -> bool:
+    """Whether a word in lower case is one that `_wake_gerund` may take for a verb."""
+    return word.endswith("ing") and word not in ING_NOUNS
 
 
 def _repair_list(nodes: list[Node], node: Node) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from stillroom.data.reasons import ADVICE
 from stillroom.filter.config import FilterConfig
-from stillroom.filter.rules import CAPTION_FREQUENCY, rules_on
+from stillroom.filter.rules import rules_on
 
 UNUSABLE = "unusable"
 LISTED_FAULTS = 50
@@ -52,6 +52,7 @@ class Tally:
     def _add_values(self, row: dict[str, Any]) -> None:
         if row["complexity"] is not None:
             self.complexity[row["complexity"]] += 1
+        if row["actions"] is not None:
             self.actions[len(row["actions"])] += 1
         if row["text_overlap"] is not None:
             self.overlap[row["text_overlap"]] += 1
@@ -69,14 +70,14 @@ class Tally:
 
 
 def summarise(
-    tables: Iterable[tuple[str, pa.Table]], config: FilterConfig, *, over_cap_alone: int | None = None
+    tables: Iterable[tuple[str, pa.Table]], config: FilterConfig, *, whole_set_alone: Mapping[str, int]
 ) -> dict[str, Any]:
     """Count the verdicts of all shards.
 
     Args:
         tables: (shard, verdicts) in the order of the data.
         config: what the verdicts were made with.
-        over_cap_alone: pairs that the cap on identical captions alone would drop.
+        whole_set_alone: for each rule over the whole set, pairs that it alone would drop.
 
     Returns:
         JSON-able counts. `funnel` says what each rule dropped of what the ones before it left; `alone`, with
@@ -91,9 +92,7 @@ def summarise(
         left -= tally.first[step]
         funnel.append({"rule": step, "dropped": tally.first[step], "left": left})
     assert left == tally.kept
-    alone = {step: tally.any[step] for step in steps} if config.measure_all else None
-    if alone is not None and over_cap_alone is not None:
-        alone[CAPTION_FREQUENCY] = over_cap_alone
+    alone = {step: tally.any[step] for step in steps} | dict(whole_set_alone) if config.measure_all else None
     return {
         "preset": config.preset,
         "thresholds": {

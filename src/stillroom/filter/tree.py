@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from stillroom.filter.words import IE_NOUNS
 
@@ -30,6 +32,10 @@ NOUNS = ("NOUN", "PROPN")
 MAX_CONJUNCTS = 16  # "a, b, c ...": longer lists are word salad, and subjects times objects must stay bounded
 MAX_CLIMB = 8  # steps from a verb to the noun it belongs to
 
+# What spaCy has of a token: the first five tell what the word is, the others its place in the sentence.
+COLUMNS: list[int | str] = ["ORTH", "LEMMA", "POS", "TAG", "MORPH", "DEP", "HEAD", "SPACY", "SENT_START"]
+MAX_WORDS = 50_000  # words remembered, so that memory stays bounded
+
 _SIBILANTS = ("s", "x", "z", "h", "o")  # only after these does -es make a plural or third person
 # One-syllable stems with a single vowel and consonant double it before -ing: "rid" would give "ridding", so
 # "riding" is from "ride".
@@ -53,12 +59,36 @@ class Node:
     kids: list[int] = field(default_factory=list)
 
 
+class _Words(dict[tuple[Any, ...], tuple[str, str, str, str, str]]):
+    """What a node says of its word alone, by the numbers that spaCy has for it; started anew when it is full."""
+
+    def keep(self, key: tuple[Any, ...], token: Token, *, english: bool) -> tuple[str, str, str, str, str]:
+        if len(self) >= MAX_WORDS:
+            self.clear()
+        form = token.tag_ if english else _penn(token)
+        self[key] = facts = (token.text, token.text.lower(), _lemma(token, english=english), token.pos_, form)
+        return facts
+
+
+_words = _Words()
+
+
 def read_tree(doc: Doc) -> list[Node]:
     """Copy a parsed `Doc` into nodes, one a token in order; a `Doc` that was not parsed gives none."""
     if not doc.has_annotation("DEP"):
         return []
     english = is_english(doc)
-    nodes = [_node(token, english=english) for token in doc]
+    deps: dict[int, str] = {}
+    nodes: list[Node] = []
+    # Token attributes one by one are most of the time that reading a caption takes.
+    for i, row in enumerate(doc.to_array(COLUMNS).astype(np.int64).tolist()):
+        key = (english, *row[:5])
+        facts = _words.get(key) or _words.keep(key, doc[i], english=english)
+        dep = deps.get(row[5])
+        if dep is None:
+            dep = doc[i].dep_
+            dep = deps[row[5]] = UNIVERSAL.get(dep, dep)
+        nodes.append(Node(i, *facts, dep, i + row[6], bool(row[7]), row[8] == 1))
     return link(nodes)
 
 
@@ -75,22 +105,6 @@ def link(nodes: list[Node]) -> list[Node]:
         if node.head != node.i:
             nodes[node.head].kids.append(node.i)
     return nodes
-
-
-def _node(token: Token, *, english: bool) -> Node:
-    dep = token.dep_
-    return Node(
-        i=token.i,
-        text=token.text,
-        word=token.text.lower(),
-        lemma=_lemma(token, english=english),
-        pos=token.pos_,
-        form=token.tag_ if english else _penn(token),
-        dep=UNIVERSAL.get(dep, dep),
-        head=token.head.i,
-        space=bool(token.whitespace_),
-        starts=bool(token.is_sent_start),
-    )
 
 
 def _lemma(token: Token, *, english: bool) -> str:
@@ -169,4 +183,4 @@ def sentences(nodes: list[Node]) -> Iterable[list[Node]]:
 
 def has_letters(node: Node) -> bool:
     """Whether the token holds a letter or digit of any script; emoji and punctuation do not."""
-    return any(c.isalnum() for c in node.text)
+    return node.text.isalnum() or any(c.isalnum() for c in node.text)

@@ -52,24 +52,6 @@ def _read_log(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def histogram(bars: Sequence[Mapping[str, int]], title: str, threshold: float | None) -> str:
-    """Draw counts of whole values on a log axis, with a dashed line at the threshold."""
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
-
-    figure = Figure(figsize=(3.3, 2.2), layout="constrained")
-    axes = figure.subplots()
-    axes.bar([bar["value"] for bar in bars], [bar["pairs"] for bar in bars], color=COLORS[1], width=0.85)
-    axes.set_yscale("log")
-    axes.set_title(title, fontsize=10)
-    axes.set_ylabel("pairs")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    if threshold is not None:
-        axes.axvline(threshold - 0.5, color=COLORS[2], linestyle="--", linewidth=1.5)
-    axes.spines[["top", "right"]].set_visible(False)
-    return svg(figure)
-
-
 def score_bars(rows: Sequence[Any], names: Sequence[str], labels: Mapping[str, str]) -> str:
     """Draw scores in percent, a group of bars a row of `comparison_rows`, a tick at chance."""
     from matplotlib.figure import Figure

@@ -1,75 +1,72 @@
-"""The filter's part of the page: the funnel, histograms, and examples by reason."""
+"""The filter's part of a page: the funnel, the histograms, and what each reason means."""
 
 from __future__ import annotations
 
-import random
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
-from stillroom.artifacts import StageOutput
+from stillroom.data.reasons import ADVICE
+from stillroom.report.histogram import Threshold, histogram
 
-PER_REASON = 8
-KEPT = "kept"
+HISTOGRAMS = (
+    ("complexity", "complexity (relations)", "min_complexity", "below"),
+    ("actions", "actions (verbs)", "min_actions", "below"),
+    ("text_overlap", "characters shared with lettering", "text_overlap", "from"),
+)
+MEANING = {
+    "kept": "passes every rule",
+    "unusable": "broken, or without picture or caption",
+    "caption_length": "the caption is too short or too long",
+    "watermark": "the metadata call a watermark likely",
+    "unsafe": "the metadata call the picture unsafe",
+    "nsfw": "the metadata mark the picture as not safe for work",
+    "similarity": "the metadata say that picture and caption do not fit",
+    "picture_size": "the picture's shorter side is too short",
+    "aspect_ratio": "the picture is too long for its width, or too wide for its height",
+    "language": "the caption is in another language",
+    "complexity": "the caption relates too few things",
+    "action": "too few verbs act in the caption",
+    "text": "the picture spells its caption out",
+    "model_similarity": "a model finds that picture and caption do not fit",
+    "near_duplicate": "the picture nearly repeats an earlier one",
+    "caption_frequency": "enough earlier pairs have the same caption",
+}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Example:
-    """A pair as a card: `tag` is "kept" or why it went; the rest is shown as text."""
+def meaning(reason: str) -> str:
+    """Return what a reason says of a pair, in words."""
+    return MEANING.get(reason) or ADVICE.get(reason) or reason.replace("_", " ")
 
-    tag: str
-    shard: str
-    key: str
-    caption: str
-    graph: str
-    complexity: int | None
-    actions: tuple[str, ...]
-    spotted: tuple[str, ...]
-    overlap: int | None
+
+def limits(summary: Mapping[str, Any], rule: str) -> str:
+    """Return the thresholds of a rule that are on, as text: "min complexity 1"."""
+    there = summary["thresholds"].get(rule, {})
+    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in there.items() if value is not None)
 
 
 def funnel_rows(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the funnel's bars: all pairs first, then what is left behind each rule, widths in percent of all."""
-    total = max(summary["pairs"], 1)
-    rows = [{"name": "all pairs", "left": summary["pairs"], "dropped": 0, "width": 100.0}]
+    """Return the funnel's bars: all pairs first, then what each rule leaves and takes, widths in percent of all."""
+    total, alone = max(summary["pairs"], 1), summary.get("alone") or {}
+    rows = [{"rule": "all pairs", "name": "all pairs", "limits": "", "left": summary["pairs"], "dropped": 0}]
     for step in summary["funnel"]:
-        limits = summary["thresholds"].get(step["rule"], {})
-        shown = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in limits.items() if value is not None)
-        name = step["rule"].replace("_", " ") + (f" ({shown})" if shown else "")
-        left = step["left"]
-        rows.append({"name": name, "left": left, "dropped": step["dropped"], "width": 100 * left / total})
+        rule, shown = step["rule"], limits(summary, step["rule"])
+        name = rule.replace("_", " ") + (f" ({shown})" if shown else "")
+        row = {"rule": rule, "name": name, "limits": shown, "left": step["left"], "dropped": step["dropped"]}
+        rows.append({**row, "alone": alone.get(rule)})
+    for row in rows:
+        row.update(width=100 * row["left"] / total, lost=100 * row["dropped"] / total)
     return rows
 
 
-def examples(output: StageOutput, seed: int) -> list[Example]:
-    """Draw a few pairs of every reason, and of the kept ones, by reservoir sampling: one shard in memory at a time."""
-    rng = random.Random(seed)
-    seen: dict[str, int] = {}
-    drawn: dict[str, list[Example]] = {}
-    for shard, table in output.tables():
-        for row in table.to_pylist():
-            if row["caption"] is None:
-                continue
-            tag = KEPT if row["kept"] else row["reasons"][0]
-            seen[tag] = seen.get(tag, 0) + 1
-            bucket = drawn.setdefault(tag, [])
-            if len(bucket) < PER_REASON:
-                bucket.append(_example(tag, shard, row))
-            elif (place := rng.randrange(seen[tag])) < PER_REASON:
-                bucket[place] = _example(tag, shard, row)
-    order = sorted(drawn, key=lambda tag: (tag != KEPT, -seen[tag]))
-    return [example for tag in order for example in drawn[tag]]
-
-
-def _example(tag: str, shard: str, row: Mapping[str, Any]) -> Example:
-    return Example(
-        tag=tag,
-        shard=shard,
-        key=row["key"],
-        caption=row["caption"],
-        graph=row["graph"] or "",
-        complexity=row["complexity"],
-        actions=tuple(row["actions"] or ()),
-        spotted=tuple(row["spotted_text"] or ()),
-        overlap=row["text_overlap"],
-    )
+def histograms(summary: Mapping[str, Any]) -> list[str]:
+    """Draw what was measured as SVG, each with its rule's threshold."""
+    values = {name: value for rule in summary["thresholds"].values() for name, value in rule.items()}
+    drawn = []
+    for name, title, option, drops in HISTOGRAMS:
+        bars, value = summary["histograms"].get(name), values.get(option)
+        if not bars:
+            continue
+        threshold = None if value is None else Threshold(name=option, value=value, drops=drops)
+        lower_bounds = summary["text"]["lower_bounds"] if name == "text_overlap" else 0
+        drawn.append(histogram(bars, title, threshold, lower_bounds=lower_bounds))
+    return drawn

@@ -13,17 +13,13 @@ from stillroom.evaluate.compare import SHOWN, comparison_rows, mean_row
 from stillroom.evaluate.config import EvaluateConfig
 from stillroom.evaluate.results import read_results
 from stillroom.probe.plot import curve_figure
-from stillroom.report.charts import histogram, score_bars, svg, training_curves
-from stillroom.report.filtering import examples, funnel_rows
+from stillroom.report.charts import score_bars, svg, training_curves
+from stillroom.report.filtering import funnel_rows, histograms
 from stillroom.report.labels import frequent, labelled
 from stillroom.report.pictures import thumbnails
+from stillroom.report.samples import examples
 from stillroom.report.search import search
-
-HISTOGRAMS = (
-    ("complexity", "complexity (relations)", "min_complexity"),
-    ("actions", "actions (verbs)", "min_actions"),
-    ("text_overlap", "characters shared with lettering", "text_overlap"),
-)
+from stillroom.report.template import fill
 
 
 def write_report(
@@ -71,29 +67,20 @@ def write_report(
 
 
 def render(context: dict[str, Any], *, data: str, reader: DataConfig) -> str:
-    """Fill the template; every value is escaped but for the plots, which we draw ourselves."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-    from markupsafe import Markup
-
+    """Fill the template, with the pictures of the pairs that it shows."""
     places = [(card.shard, card.key) for card in context["cards"]] + [card["place"] for card in context["labelled"]]
-    context["pictures"] = thumbnails(open_data(data, reader), places)
-    environment = Environment(
-        loader=PackageLoader("stillroom.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    environment.filters["drawn"] = Markup
-    return environment.get_template("page.html.j2").render(context)
+    return fill("page.html.j2", {**context, "pictures": thumbnails(open_data(data, reader), places)})
 
 
 def _filter_part(folder: Path, seed: int) -> dict[str, Any]:
     output = open_stage(folder, "filter")
     summary = output.summary
-    limits = {name: value for rule in summary["thresholds"].values() for name, value in rule.items()}
-    drawn = [
-        histogram(summary["histograms"][name], title, limits.get(option) or None)
-        for name, title, option in HISTOGRAMS
-        if summary["histograms"][name]
-    ]
-    return {"funnel": funnel_rows(summary), "filter": summary, "cards": examples(output, seed), "histograms": drawn}
+    return {
+        "funnel": funnel_rows(summary),
+        "filter": summary,
+        "cards": examples(output, seed),
+        "histograms": histograms(summary),
+    }
 
 
 def _concepts_part(out: Path, seed: int) -> dict[str, Any]:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 
 from stillroom.data import Shard
 from stillroom.data.images import ImageError, decode_image
 from stillroom.records import Sample
 
 THUMBNAIL = 112
+# Pictures that compress badly are made worse until they fit, so that a page of many has a bounded size (our choice).
+QUALITIES = (80, 50, 20)
+LARGEST_BYTES = 9_000
 
 
 def data_uri(data: bytes, side: int = THUMBNAIL) -> str:
@@ -23,14 +27,19 @@ def data_uri(data: bytes, side: int = THUMBNAIL) -> str:
     Raises:
         ImageError: it cannot be decoded.
     """
-    image = decode_image(data)
+    image = decode_image(data, reduce_to=side)
     image.thumbnail((side, side))
-    stream = io.BytesIO()
-    image.save(stream, "WEBP", quality=80)
+    for quality in QUALITIES:
+        stream = io.BytesIO()
+        image.save(stream, "WEBP", quality=quality)
+        if stream.tell() <= LARGEST_BYTES:
+            break
     return "data:image/webp;base64," + base64.b64encode(stream.getvalue()).decode()
 
 
-def thumbnails(shards: Sequence[Shard], wanted: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:
+def thumbnails(
+    shards: Sequence[Shard], wanted: Iterable[tuple[str, str]], side: int = THUMBNAIL
+) -> dict[tuple[str, str], str]:
     """Return (shard, key) -> data URI; only shards that are asked for are read, and pictures that fail are left out."""
     keys: dict[str, set[str]] = {}
     for name, key in wanted:
@@ -42,11 +51,9 @@ def thumbnails(shards: Sequence[Shard], wanted: Iterable[tuple[str, str]]) -> di
             continue
         for item in shard.samples():
             if item.key in left and isinstance(item, Sample) and item.image is not None:
-                try:
-                    found[shard.name, item.key] = data_uri(item.image)
-                except ImageError:
-                    continue
                 left.discard(item.key)
+                with suppress(ImageError):
+                    found[shard.name, item.key] = data_uri(item.image, side)
                 if not left:
                     break
     return found

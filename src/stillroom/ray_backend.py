@@ -152,6 +152,18 @@ def _connected(workers: int) -> Iterator[None]:
     # Ray's sockets lie below this folder, and the path of a socket may have about 100 characters: TMPDIR can be long.
     folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp" if os.path.isdir("/tmp") else None)
     try:
+        _start(workers, folder)
+        yield
+    finally:
+        ray.shutdown()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _start(workers: int, folder: str) -> None:
+    """Start a Ray of this machine, with its files in `folder`."""
+    import ray
+
+    try:
         ray.init(
             address="local",
             num_cpus=workers,
@@ -164,10 +176,11 @@ def _connected(workers: int) -> Iterator[None]:
             _temp_dir=folder,
             _system_config={"task_oom_retries": RETRIES},
         )
-        yield
-    finally:
-        ray.shutdown()
-        shutil.rmtree(folder, ignore_errors=True)
+    except Exception as error:  # noqa: BLE001 - Ray itself raises nothing more particular
+        line = (str(error).splitlines() or [type(error).__name__])[0][:300]
+        raise StillroomError(
+            f"Ray does not start on this machine ({line}); try again, or without --backend ray"
+        ) from None
 
 
 def _join(address: str) -> None:

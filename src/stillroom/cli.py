@@ -118,14 +118,15 @@ def filter_(
 
 @app.command()
 def concepts(data: Data, out: Out, keep: Keep = None, config: Config = None, settings: Settings = None) -> None:
-    """Learn the captions' concepts on a frozen teacher; write top-k pseudo-labels."""
+    """Learn the captions' concepts on a frozen teacher; write top-k pseudo-labels and a report."""
     from stillroom.concepts.config import ConceptsConfig
     from stillroom.concepts.run import describe, run
     from stillroom.config_io import load_config
+    from stillroom.report.concepts_page import write_concepts_page
 
     summary = run(data, load_config(ConceptsConfig, path=config, settings=settings or ()), out, keep=keep)
     say(describe(summary))
-    say(f"pseudo-labels: {out}")
+    say(f"pseudo-labels: {out}, report: {write_concepts_page(out)}")
 
 
 @app.command()

@@ -209,6 +209,7 @@ FILTER: dict[str, Any] = {
 def _concepts(data: str, reader: DataConfig, size: Size, seed: int, out: Path) -> None:
     from stillroom.concepts.config import ConceptsConfig, HeadConfig
     from stillroom.concepts.run import run
+    from stillroom.report.concepts_page import write_concepts_page
 
     config = ConceptsConfig(
         image_size=96,
@@ -219,6 +220,8 @@ def _concepts(data: str, reader: DataConfig, size: Size, seed: int, out: Path) -
         data=reader,
     )
     run(data, config, out / "concepts", keep=out / "filter")
+    if not (out / "concepts" / "report.html").exists():
+        write_concepts_page(out / "concepts")
 
 
 def _train(data: str, reader: DataConfig, size: Size, seed: int, out: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import csv
 import dataclasses
 import json
 
@@ -85,6 +86,21 @@ def test_heads_are_of_the_vocabulary(finished):
         assert heads[kind].weight.shape == (summary["vocabulary"][kind]["size"], 64)
         assert heads[kind].weight.dtype == np.float32
         assert 0 <= summary["heads"][kind]["recall_at_k"] <= 1
+
+
+def test_heads_say_how_good_they_are(finished):
+    out, summary = finished
+    for kind in ("objects", "attributes"):
+        report = summary["heads"][kind]
+        assert report == json.loads((out / "heads.json").read_text())[kind]
+        held_out, size = report["held_out_pictures"], summary["vocabulary"][kind]["size"]
+        assert sum(b["pairs"] for b in report["calibration"]["bins"]) == held_out * size
+        rows = list(csv.DictReader((out / f"{kind}_quality.csv").open(encoding="utf-8")))
+        names = [row["name"] for row in csv.DictReader((out / f"{kind}.csv").open(encoding="utf-8"))]
+        assert [row["name"] for row in rows] == names
+        named = sum(int(row["held_out"]) for row in rows)
+        found = sum(float(row["recall"]) * int(row["held_out"]) for row in rows if row["recall"])
+        assert found / named == pytest.approx(report["recall_at_k"], abs=1e-3)
 
 
 def test_labels_are_found_by_shard_and_key(finished):

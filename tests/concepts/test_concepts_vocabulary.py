@@ -9,7 +9,9 @@ from stillroom.concepts.vocabulary import (
     Concept,
     choose_vocabulary,
     count_concepts,
+    describes,
     endings,
+    fold_names,
     format_vocabulary,
     longest_names,
     merge_counts,
@@ -61,6 +63,30 @@ def test_compounds_are_whole_where_known_and_their_heads_elsewhere():
     assert resolve(["city fire truck", "tow truck", "dog"], {"fire truck", "truck"}, ()) == ["fire truck", "truck"]
 
 
+@pytest.mark.parametrize(
+    ("known", "places"),
+    [
+        ({"truck"}, [0, 1]),
+        ({"truck", "fire truck"}, [0]),
+        ({"city fire truck", "truck"}, []),
+        ({"fire"}, [0, 1, 2]),
+    ],
+)
+def test_what_stands_before_the_name_describes_it(known, places):
+    assert [place for place in range(3) if describes("city fire truck", place, known, ())] == places
+
+
+def test_words_before_a_stop_word_can_be_the_name():
+    assert [place for place in range(2) if describes("big truck icon", place, {"truck"}, {"icon"})] == [0]
+
+
+def test_names_of_one_sense_go_to_the_most_frequent():
+    counts = count_concepts([(str(i), names) for i, names in enumerate([["b", "c"], ["b", "a"], ["d", "e"], ["f"]])])
+    senses = {"a": "one", "b": "one", "c": "one", "d": "two", "e": "two", "f": "three"}
+    assert fold_names(counts, senses.get) == {"b": ("a", "c"), "d": ("e",)}
+    assert fold_names(dict(reversed(counts.items())), senses.get) == {"b": ("a", "c"), "d": ("e",)}
+
+
 def test_stop_lists_have_names_only():
     for kind in ("objects", "attributes"):
         names = read_stop_list(kind)
@@ -72,12 +98,14 @@ def test_table_reads_back_and_takes_edits(tmp_path):
     path = tmp_path / "objects.csv"
     vocabulary = [
         Concept(name="cat", count=3, examples=('a "black" cat', "cat, sitting")),
-        Concept(name="fire truck", count=2, examples=()),
+        Concept(name="fire truck", count=2, examples=(), also=("fire engine", "pumper")),
     ]
     path.write_bytes(format_vocabulary(vocabulary))
     assert read_vocabulary(path) == vocabulary
     path.write_text("name,note\nFire  Truck,mine\nzebra,\n", encoding="utf-8")
     assert [concept.name for concept in read_vocabulary(path)] == ["fire truck", "zebra"]
+    path.write_text("name,also\ncar, Automobile|  motor   car|\nzebra,\n", encoding="utf-8")
+    assert [concept.also for concept in read_vocabulary(path)] == [("automobile", "motor car"), ()]
 
 
 @pytest.mark.parametrize(
@@ -85,6 +113,9 @@ def test_table_reads_back_and_takes_edits(tmp_path):
     [
         ("word,count\ncat,1\n", "no column 'name'"),
         ("name\ncat\nCat\n", "'cat' twice in line 3"),
+        ("name,also\ncat,dog\ndog,\n", "'dog' twice in line 3"),
+        ("name,also\ncat,pet\ndog,Pet\n", "'pet' twice in line 3"),
+        ("name,also\ncat,cat\n", "'cat' twice in line 2"),
         ("name,count\n,1\n", "an empty name in line 2"),
         ("name,count\ncat,many\n", "the count 'many' in line 2"),
     ],

@@ -19,7 +19,7 @@ from stillroom.errors import ArtifactError
 from stillroom.filter.config import FilterConfig
 from stillroom.filter.rules import RULES
 from stillroom.filter.run import run as run_filter
-from stillroom.report import filter_page, samples
+from stillroom.report import pictures, samples
 from stillroom.report.example import LONGEST_TEXT, make_example
 from stillroom.report.filter_page import PER_REASON, write_filter_page
 from stillroom.report.filtering import MEANING, funnel_rows
@@ -387,8 +387,8 @@ def test_few_shards_are_opened_for_pictures(tmp_path):
 def test_pictures_are_asked_of_the_opened_shards_only(tmp_path, monkeypatch):
     out = write_output(tmp_path / "out", many_shards(60, rare=range(0, 60, 2)))
     asked = []
-    monkeypatch.setattr(filter_page, "open_data", lambda data, reader: ["the shards"])
-    monkeypatch.setattr(filter_page, "thumbnails", lambda shards, places, side: asked.extend(places) or {})
+    monkeypatch.setattr(pictures, "open_data", lambda data, reader: ["the shards"])
+    monkeypatch.setattr(pictures, "thumbnails", lambda shards, places, side: asked.extend(places) or {})
     page = page_of(out)
     assert 0 < len({shard for shard, _ in asked}) <= DRAWN_SHARDS + FILL_SHARDS
     assert not any(key.startswith("f") for _, key in asked)

@@ -32,7 +32,7 @@ def shared_parser(name: str) -> Any:
 
 
 def parse_shard(job: ParseJob) -> tuple[str, pa.Table]:
-    """Return the shard's name and its rows: key, caption, objects and attributes as named in the caption.
+    """Return the shard's name and its rows: key, caption, and what `caption_concepts` reads in it.
 
     A caption that stands many times in the shard is parsed once. Faults are left to the feature step, which reads the
     same samples and counts them once.
@@ -53,12 +53,15 @@ def parse_shard(job: ParseJob) -> tuple[str, pa.Table]:
     graphs = parse_graphs(shared_parser(job.parser), distinct)
     concepts = {caption: caption_concepts(graph) for caption, graph in zip(distinct, graphs, strict=True)}
     names = pa.list_(pa.string())
+    modifiers = pa.list_(pa.struct([("name", pa.string()), ("object", pa.string()), ("place", pa.int32())]))
+    rows = [concepts[caption] for caption in captions]
     table = pa.table(
         {
             "key": pa.array(keys, pa.string()),
             "caption": pa.array(captions, pa.string()),
-            "objects": pa.array([concepts[caption][0] for caption in captions], names),
-            "attributes": pa.array([concepts[caption][1] for caption in captions], names),
+            "objects": pa.array([row.objects for row in rows], names),
+            "attributes": pa.array([row.attributes for row in rows], names),
+            "modifiers": pa.array([[m._asdict() for m in row.modifiers] for row in rows], modifiers),
         }
     )
     return job.shard.name, table

@@ -9,7 +9,7 @@ from stillroom.data.config import DataConfig
 from stillroom.errors import ConfigError
 
 # Fields that say how the work is done, not what comes out; they are not part of a run's identity.
-RUNTIME = ("workers",)
+RUNTIME = ("workers", "backend")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +60,8 @@ class ConceptsConfig:
         max_attributes: the same for attributes.
         extra_stop_objects: more names that are never objects, beside `stop_objects.txt`.
         extra_stop_attributes: more names that are never attributes, beside `stop_attributes.txt`.
+        fold_synonyms: make words one concept whose first sense in WordNet is the same ("car", "automobile"), named by
+            the one that more captions hold; needs `stillroom[wordnet]` and WordNet's files.
         vocabulary: folder with `objects.csv` and `attributes.csv` of an earlier run, edited perhaps; None counts anew.
         top_k: pseudo-labels of each kind per picture.
         heads: training of the classifiers.
@@ -68,6 +70,8 @@ class ConceptsConfig:
         parser: spaCy pipeline that parses the captions.
         device: torch device of teacher and heads.
         workers: processes that parse and threads that decode; 0 takes one a core.
+        backend: what parses the captions: local processes, or ray (the cluster at RAY_ADDRESS, or a Ray of this
+            machine). The teacher runs here.
         seed: of the held-out split and of the order of training.
         data: how DATA is read.
     """
@@ -81,6 +85,7 @@ class ConceptsConfig:
     max_attributes: int = 2_000
     extra_stop_objects: tuple[str, ...] = ()
     extra_stop_attributes: tuple[str, ...] = ()
+    fold_synonyms: bool = False
     vocabulary: str | None = None
     top_k: int = 10
     heads: HeadConfig = field(default_factory=HeadConfig)
@@ -89,6 +94,7 @@ class ConceptsConfig:
     parser: str = "en_core_web_sm"
     device: str = "cpu"
     workers: int = 0
+    backend: Literal["local", "ray"] = "local"
     seed: int = 0
     data: DataConfig = field(default_factory=DataConfig)
 
@@ -99,6 +105,11 @@ class ConceptsConfig:
             _at_least(name, getattr(self, name), 0)
         if self.image_size is not None:
             _at_least("image_size", self.image_size, 16)
+        if self.fold_synonyms and self.vocabulary is not None:
+            raise ConfigError(
+                "fold_synonyms is for counting; what is one concept in a given vocabulary its column 'also' says: "
+                "leave fold_synonyms or vocabulary out"
+            )
 
     def identity(self) -> dict[str, Any]:
         """Return what decides the output, as plain values: all fields but the runtime's."""

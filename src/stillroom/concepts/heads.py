@@ -114,14 +114,6 @@ def resampled_order(weights: np.ndarray, rng: np.random.Generator) -> np.ndarray
     return shuffled[rng.permutation(drawn)]
 
 
-def recall_at_k(logits: np.ndarray, ids: np.ndarray, mass: np.ndarray, k: int) -> np.ndarray:
-    """Return (N, L) bool: whether a picture's concept stands among its k highest logits; False at padding."""
-    own = np.take_along_axis(logits, ids, axis=1)
-    # The number of better classes: a concept that shares its logit with others is not pushed out by them.
-    better = np.stack([(logits > own[:, [place]]).sum(axis=1) for place in range(ids.shape[1])], axis=1)
-    return (better < k) & (mass > 0)
-
-
 def train_head(
     features: np.ndarray,
     labels: ConceptLabels,
@@ -129,7 +121,6 @@ def train_head(
     training: np.ndarray,
     held_out: np.ndarray,
     config: HeadConfig,
-    top_k: int,
     seed: int,
     device: str = "cpu",
     bf16: bool = False,
@@ -143,14 +134,13 @@ def train_head(
         training: rows to learn from, each with at least one concept.
         held_out: rows to stop by; may be empty, then all epochs are run and the last is kept.
         config: schedule.
-        top_k: k of the recall that is reported.
         seed: of the order of pictures.
         device: torch device.
         bf16: multiply in bfloat16; weights and their updates stay in float32.
         advance: told the number of pictures after each step, and a note.
 
     Returns:
-        the head, and a report: epochs, training and held-out loss by epoch, recall@k over (picture, concept) pairs.
+        the head, and a report: epochs, training and held-out loss by epoch, number of training pictures.
     """
     import torch
 
@@ -198,8 +188,7 @@ def train_head(
         elif epoch - best_epoch >= config.patience:
             break
     folded = _fold(best["weight"].cpu().numpy(), best["bias"].cpu().numpy(), mean, std)
-    report = {"epochs": best_epoch, "losses": losses, "training_pictures": len(training)}
-    return folded, {**report, **evaluate_head(folded, features, labels, held_out, top_k)}
+    return folded, {"epochs": best_epoch, "losses": losses, "training_pictures": len(training)}
 
 
 def feature_statistics(features: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -218,23 +207,3 @@ def feature_statistics(features: np.ndarray, rows: np.ndarray) -> tuple[np.ndarr
 def _fold(weight: np.ndarray, bias: np.ndarray, mean: np.ndarray, std: np.ndarray) -> LinearHead:
     raw = weight.astype(np.float64) / std
     return LinearHead(weight=raw.astype(np.float32), bias=(bias - raw @ mean).astype(np.float32))
-
-
-def evaluate_head(
-    head: LinearHead, features: np.ndarray, labels: ConceptLabels, rows: np.ndarray, top_k: int
-) -> dict[str, Any]:
-    """Return recall@k over the rows' (picture, concept) pairs and its mean over concepts (None without pairs)."""
-    hits = np.zeros(labels.classes)
-    pairs = np.zeros(labels.classes)
-    for start in range(0, len(rows), ROWS_AT_ONCE):
-        part = rows[start : start + ROWS_AT_ONCE]
-        ids, mass = labels.padded(part)
-        found = recall_at_k(head.logits(features[part]), ids, mass, top_k)
-        hits += np.bincount(ids[found], minlength=labels.classes)
-        pairs += np.bincount(ids[mass > 0], minlength=labels.classes)
-    seen = pairs > 0
-    return {
-        "held_out_pictures": len(rows),
-        "recall_at_k": float(hits.sum() / pairs.sum()) if seen.any() else None,
-        "recall_at_k_mean_of_concepts": float((hits[seen] / pairs[seen]).mean()) if seen.any() else None,
-    }

@@ -16,6 +16,7 @@ from stillroom.concepts.counting import KINDS, Vocabularies, concept_ids
 from stillroom.concepts.features import fixed_lists, gather
 from stillroom.concepts.heads import LinearHead, make_labels, train_head
 from stillroom.concepts.pseudo_labels import top_k_labels
+from stillroom.concepts.quality import HeadQuality, measure_head
 from stillroom.errors import DataError
 from stillroom.progress import progress
 
@@ -25,8 +26,8 @@ COLUMNS = {"objects": "object", "attributes": "attribute"}
 
 def fit_heads(
     parsed: StageOutput, features: StageOutput, vocabularies: Vocabularies, config: ConceptsConfig, scratch: Path
-) -> tuple[dict[str, LinearHead], dict[str, Any]]:
-    """Train one head for each vocabulary that is not empty; return the heads and their reports.
+) -> tuple[dict[str, LinearHead], dict[str, Any], dict[str, HeadQuality]]:
+    """Train one head for each vocabulary that is not empty; return heads, reports, and what was counted by concept.
 
     Args:
         parsed: stored captions and the names in them.
@@ -42,6 +43,7 @@ def fit_heads(
     dim = features.summary["feature_dim"]
     heads: dict[str, LinearHead] = {}
     reports: dict[str, Any] = {}
+    qualities: dict[str, HeadQuality] = {}
     try:
         tables = (table for _, table in features.tables(["features"]))
         stored = gather(tables, scratch, rows=len(held), feature_dim=dim)
@@ -55,25 +57,28 @@ def fit_heads(
                 continue
             total = config.heads.epochs * len(training)
             with progress(f"train {kind} head", total=total, unit="pictures") as shown:
-                heads[kind], reports[kind] = train_head(
+                heads[kind], report = train_head(
                     stored,
                     labels,
                     training=training,
                     held_out=held_out,
                     config=config.heads,
-                    top_k=config.top_k,
                     seed=config.seed,
                     device=config.device,
                     bf16=config.precision == "bf16",
                     advance=shown.advance,
                 )
+            qualities[kind] = measure_head(
+                heads[kind], stored, labels, training=training, held_out=held_out, top_k=config.top_k
+            )
+            reports[kind] = {**report, **qualities[kind].report()}
     finally:
         scratch.unlink(missing_ok=True)
     if not heads:
         raise DataError(
             "no picture whose caption holds a concept of the vocabulary could be read; see 'stillroom check'"
         )
-    return heads, reports
+    return heads, reports, qualities
 
 
 def _training_labels(
@@ -85,7 +90,7 @@ def _training_labels(
     for shard, table in parsed.tables():
         row = {key: place for place, key in enumerate(table["key"].to_pylist())}
         captions = table["caption"].to_pylist()
-        ids = {kind: concept_ids(table, kind, vocabularies[kind], config) for kind in KINDS}
+        ids = {kind: concept_ids(table, kind, vocabularies, config) for kind in KINDS}
         places = [row[key] for key in features.shard(shard, ["key"])["key"].to_pylist()]
         held.extend(is_held_out(captions[place], config.heads.held_out, config.seed) for place in places)
         for kind in KINDS:

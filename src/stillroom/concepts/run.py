@@ -23,6 +23,7 @@ from stillroom.concepts.features import read_faults, resolve_precision
 from stillroom.concepts.labels import label_shard
 from stillroom.concepts.steps import Work, feature_step, head_step, parse_step
 from stillroom.concepts.vocabulary import format_vocabulary, vocabulary_digest
+from stillroom.concepts.wordnet import wordnet_digest
 from stillroom.data.source import open_data
 from stillroom.errors import ConfigError
 from stillroom.filter.kept import load_kept
@@ -54,7 +55,9 @@ def run(data: str, config: ConceptsConfig, out: Path, keep: Path | None = None) 
     names = [shard.name for shard in shards]
     kept = None if keep is None else load_kept(keep, names)
     inputs = {"data": data, "shards": names, "keep": None if keep is None else _digest(keep / "manifest.json")}
-    given = {"vocabulary": _vocabulary_digests(config)}
+    given: dict[str, Any] = {"vocabulary": _vocabulary_digests(config)}
+    if config.fold_synonyms:
+        given["wordnet"] = wordnet_digest()
     writer = StageWriter(
         out,
         stage="concepts",

@@ -25,7 +25,7 @@
       group.classList.toggle("first", group.dataset.tag === tag);
     }
     for (const button of buttons) button.setAttribute("aria-pressed", button.dataset.tag === tag);
-    if (shown) shown.textContent = `${count} of ${cards.length} samples shown`;
+    if (shown) shown.textContent = `${count} of ${cards.length} ${root.dataset.noun || "samples"} shown`;
   }
 
   function sort() {
@@ -41,7 +41,7 @@
     if (tag) state.set("reason", tag);
     if (find.value) state.set("find", find.value);
     if (order?.value) state.set("order", order.value);
-    history.replaceState(null, "", "#" + (state.toString() || "samples"));
+    history.replaceState(null, "", "#" + (state.toString() || root.dataset.home || "samples"));
   }
 
   function restore() {

@@ -62,8 +62,12 @@ class Example:
     @property
     def short_caption(self) -> str | None:
         """The start of a caption too long to be shown at once; None for others."""
-        caption = self.caption or ""
-        return caption[:SHORT_CAPTION].rstrip() if len(caption) > SHORT_CAPTION * 1.25 else None
+        return shortened(self.caption or "")
+
+
+def shortened(caption: str) -> str | None:
+    """Return the start of a caption too long to be shown at once; None for others."""
+    return caption[:SHORT_CAPTION].rstrip() if len(caption) > SHORT_CAPTION * 1.25 else None
 
 
 def make_example(tag: str, shard: str, row: Mapping[str, Any], threshold: int | None = None) -> Example:

@@ -9,13 +9,9 @@ from typing import Any
 
 from stillroom import __version__
 from stillroom.artifacts import StageOutput, open_stage, write_bytes
-from stillroom.config_io import build
-from stillroom.data.config import DataConfig
-from stillroom.data.source import open_data
-from stillroom.errors import StillroomError
 from stillroom.report.example import Example
 from stillroom.report.filtering import funnel_rows, histograms, limits, meaning
-from stillroom.report.pictures import thumbnails
+from stillroom.report.pictures import pictures_of_run
 from stillroom.report.samples import KEPT, Draw, draw, opened_shards, read_examples, tag_order
 from stillroom.report.template import fill
 
@@ -89,14 +85,7 @@ def _pictures(
     """Return the pictures of the samples in the opened shards, or none and why DATA cannot be read."""
     wanted = {(card.shard, card.key) for card in found if card.usable}
     wanted |= {card.original for card in found if card.usable and card.original is not None}
-    run = output.run
-    try:
-        reader = build(DataConfig, run["config"].get("data", {}), source=str(output.path / "run.json"))
-        shards = open_data(run["inputs"]["data"], reader)
-        places = [(shard, key) for shard, key in sorted(wanted) if shard in opened]
-        return thumbnails(shards, places, SIDE), None
-    except (StillroomError, OSError) as error:
-        return {}, f"There are no pictures, because DATA cannot be opened again: {error}."
+    return pictures_of_run(output, [(shard, key) for shard, key in sorted(wanted) if shard in opened], SIDE)
 
 
 def _notice(shards: Sequence[str], opened: set[str]) -> str | None:

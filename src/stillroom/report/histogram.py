@@ -54,15 +54,15 @@ def histogram(
         name = f"{value}+" if tail else str(value)
         middle = LEFT + (value + 0.5) * step
         if len(counts) <= MOST_COUNTS or tail or (value % 2 == 0 and not (cut and value == len(counts) - 2)):
-            parts.append(_text(middle, BOTTOM + 15, name))
+            parts.append(svg_text(middle, BOTTOM + 15, name))
         if pairs:
             failed = threshold is not None and threshold.dropped(value)
             look = ("drop hatched" if lower_bounds else "drop") if failed else "keep"
             height = (math.log10(pairs) + 1) / decades * (BOTTOM - TOP)
             parts.append(_bar(middle, height, 0.84 * step, look, f"{title} {name}: {pairs:,} pairs"))
             if len(counts) <= MOST_COUNTS:
-                parts.append(_text(middle, BOTTOM - height - 4, compact(pairs), "count"))
-    parts.append(_text((LEFT + RIGHT) / 2, HEIGHT - 6, title))
+                parts.append(svg_text(middle, BOTTOM - height - 4, compact(pairs), "count"))
+    parts.append(svg_text((LEFT + RIGHT) / 2, HEIGHT - 6, title))
     if threshold is not None:
         parts.append(_line(threshold, len(counts), step))
     label = html.escape(f"Histogram of {title}")
@@ -98,7 +98,7 @@ def _grid(decades: float) -> str:
     for power in range(int(decades)):
         y = BOTTOM - (power + 1) / decades * (BOTTOM - TOP)
         lines.append(f'<path class="grid" d="M{LEFT} {y:.1f}H{RIGHT}"/>')
-        lines.append(_text(LEFT - 5, y + 3, compact(10**power), "end"))
+        lines.append(svg_text(LEFT - 5, y + 3, compact(10**power), "end"))
     return "".join(lines) + f'<path class="axis" d="M{LEFT} {BOTTOM}H{RIGHT}"/>'
 
 
@@ -116,8 +116,9 @@ def _line(threshold: Threshold, bars: int, step: float) -> str:
     side = "start" if x < (LEFT + RIGHT) / 2 else "end"
     told = f"{threshold.name} {threshold.value}: {threshold.fails} dropped" + (" →" if beyond else "")
     shift = 4 if side == "start" else -4
-    return f'<path class="limit" d="M{x:.1f} 14V{BOTTOM}"/>' + _text(x + shift, 22, told, f"limit-name {side}")
+    return f'<path class="limit" d="M{x:.1f} 14V{BOTTOM}"/>' + svg_text(x + shift, 22, told, f"limit-name {side}")
 
 
-def _text(x: float, y: float, text: str, look: str = "") -> str:
+def svg_text(x: float, y: float, text: str, look: str = "") -> str:
+    """Return a text element; `look` are classes of the style sheet."""
     return f'<text x="{x:.1f}" y="{y:.1f}" class="{look}">{html.escape(text)}</text>'

@@ -7,8 +7,11 @@ import io
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 
-from stillroom.data import Shard
+from stillroom.artifacts import StageOutput
+from stillroom.config_io import build
+from stillroom.data import DataConfig, Shard, open_data
 from stillroom.data.images import ImageError, decode_image
+from stillroom.errors import StillroomError
 from stillroom.records import Sample
 
 THUMBNAIL = 112
@@ -57,3 +60,15 @@ def thumbnails(
                 if not left:
                     break
     return found
+
+
+def pictures_of_run(
+    output: StageOutput, wanted: Iterable[tuple[str, str]], side: int
+) -> tuple[dict[tuple[str, str], str], str | None]:
+    """Return `thumbnails` of the DATA that a stage read, or none and, in a sentence, why it cannot be read."""
+    run = output.run
+    try:
+        reader = build(DataConfig, run["config"].get("data", {}), source=str(output.path / "run.json"))
+        return thumbnails(open_data(run["inputs"]["data"], reader), wanted, side), None
+    except (StillroomError, OSError) as error:
+        return {}, f"There are no pictures, because DATA cannot be opened again: {error}."

@@ -45,6 +45,7 @@ VERSIONED = (
     "imagehash",
     "py3langid",
     "ray",
+    "nltk",
 )
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 
 import pytest
 
-from stillroom.concepts.config import ConceptsConfig
+from stillroom.concepts.config import ConceptsConfig, HeadConfig
 from stillroom.concepts.run import run
 from stillroom.concepts.wordnet import load_first_senses, wordnet_digest
-from stillroom.errors import ConfigError, MissingDependencyError
+from stillroom.errors import ArtifactError, ConfigError, MissingDependencyError
 
 nltk_data = pytest.importorskip("nltk.data")
 
@@ -110,3 +111,24 @@ def test_damaged_files_are_one_line(wordnet):
     refused()
     index.write_text("car n none\n")
     refused()
+
+
+def test_a_run_folds_and_its_table_folds_again(wordnet, tmp_path, make_tar, shapes):
+    write_wordnet(wordnet, nouns=[("n", "circle square"), ("n", "line")])
+    members = [
+        (f"{s.key}.{end}", what) for s in shapes for end, what in (("png", s.picture), ("txt", s.caption.encode()))
+    ]
+    data = str(make_tar(tmp_path / "data" / "0.tar", members))
+    plain = {"teacher": "timm:test_vit.r160_in1k", "teacher_pretrained": False, "image_size": 32, "min_count": 2}
+    config = ConceptsConfig(**plain, fold_synonyms=True, precision="fp32", workers=1, heads=HeadConfig(epochs=1))
+    run(data, config, tmp_path / "out")
+    table = (tmp_path / "out" / "objects.csv").read_text().splitlines()
+    assert [line.split(",")[:2] for line in table[1:]] == [["circle", "8"], ["line", "4"]]
+    assert table[1].endswith(",square")
+    again = replace(config, fold_synonyms=False, vocabulary=str(tmp_path / "out"))
+    run(data, again, tmp_path / "again")
+    name = "heads.safetensors"
+    assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "out" / name).read_bytes()
+    write_wordnet(wordnet, nouns=[("n", "circle"), ("n", "square")])
+    with pytest.raises(ArtifactError, match="inputs.wordnet"):
+        run(data, config, tmp_path / "out")

@@ -110,3 +110,22 @@ def test_nothing_is_started_for_no_items(monkeypatch):
 def test_an_address_where_no_cluster_is():
     with pytest.raises(ConfigError, match=r"^no Ray cluster at RAY_ADDRESS=127.0.0.1:1 \(.*refused\); unset it for a"):
         ray_backend._join("127.0.0.1:1")
+
+
+def test_a_ray_that_does_not_start_is_tried_again_and_then_said(monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    failures = [OSError("timed out\nwith a page of talk"), RuntimeError("the GCS is overloaded")]
+    tried = []
+
+    def init(**options):
+        tried.append(options["num_cpus"])
+        if failures:
+            raise failures.pop(0)
+
+    monkeypatch.setattr(ray, "init", init)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    with ray_backend._connected(2):
+        assert tried == [2, 2, 2]
+    failures += [OSError("timed out\nwith a page of talk")] * ray_backend.START_ATTEMPTS
+    with pytest.raises(StillroomError, match=r"^Ray does not start on this machine \(timed out\); [^\n]*$"):
+        list(map_unordered_ray(work, ["a"], 1))

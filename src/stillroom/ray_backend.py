@@ -38,6 +38,7 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"
 STORE_BYTES = 2**28
 STORE_BYTES_PER_WORKER = 2**25
 CONNECT_SECONDS = 10.0
+START_ATTEMPTS = 3
 
 
 def map_unordered_ray(function: Callable[[T], R], items: Sequence[T], workers: int) -> Iterator[R]:
@@ -163,24 +164,29 @@ def _start(workers: int, folder: str) -> None:
     """Start a Ray of this machine, with its files in `folder`."""
     import ray
 
-    try:
-        ray.init(
-            address="local",
-            num_cpus=workers,
-            object_store_memory=max(STORE_BYTES, STORE_BYTES_PER_WORKER * workers),
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            # What can be imported here can be there, however this process came to find it.
-            runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))}},
-            _temp_dir=folder,
-            _system_config={"task_oom_retries": RETRIES},
-        )
-    except Exception as error:  # noqa: BLE001 - Ray itself raises nothing more particular
-        line = (str(error).splitlines() or [type(error).__name__])[0][:300]
-        raise StillroomError(
-            f"Ray does not start on this machine ({line}); try again, or without --backend ray"
-        ) from None
+    # Ray waits 30 seconds for its own processes, which on a busy machine is not always enough.
+    for attempt in reversed(range(START_ATTEMPTS)):
+        try:
+            ray.init(
+                address="local",
+                num_cpus=workers,
+                object_store_memory=max(STORE_BYTES, STORE_BYTES_PER_WORKER * workers),
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                # What can be imported here can be there, however this process came to find it.
+                runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))}},
+                _temp_dir=folder,
+                _system_config={"task_oom_retries": RETRIES},
+            )
+            return
+        except Exception as error:  # noqa: BLE001 - Ray itself raises nothing more particular
+            ray.shutdown()
+            if not attempt:
+                line = (str(error).splitlines() or [type(error).__name__])[0][:300]
+                raise StillroomError(
+                    f"Ray does not start on this machine ({line}); try again, or without --backend ray"
+                ) from None
 
 
 def _join(address: str) -> None:

@@ -60,7 +60,9 @@ def writing(path: Path) -> Iterator[None]:
         # numpy says of a write cut short how much of it was done, and no more.
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, None)
         mend = "make room there and run the same command again" if full else "make the folder writable, or take another"
-        raise WriteError(f"cannot write {path}: {error.strerror or error}; {mend}") from None
+        failed = WriteError(f"cannot write {path}: {error.strerror or error}; {mend}")
+        failed.strerror = error.strerror or str(error)
+        raise failed from None
 
 
 @contextmanager

@@ -36,11 +36,11 @@ def write_tar(path: Path, pairs):
                     tar.addfile(member, io.BytesIO(data))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def draw():
     return drawing
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_tar():
     return write_tar

@@ -45,17 +45,15 @@ CONFIGS = {
 
 
 @pytest.fixture(scope="module")
-def outputs(tmp_path_factory):
+def outputs(tmp_path_factory, draw, make_tar):
     """One small data set, filtered afresh under every config."""
-    from conftest import drawing, write_tar
-
     folder = tmp_path_factory.mktemp("reuse")
     (folder / "data").mkdir()
-    pictures = [drawing(), drawing("cheap flights", size=(320, 120)), drawing("blue car", size=(160, 60), letters=24)]
+    pictures = [draw(), draw("cheap flights", size=(320, 120)), draw("blue car", size=(160, 60), letters=24)]
     for shard in range(2):
         numbered = list(enumerate(CAPTIONS))[shard::2]
         pairs = [(f"{i:03d}", caption, pictures[i % 3], {"punsafe": i / 18}) for i, caption in numbered]
-        write_tar(folder / "data" / f"{shard:05d}.tar", pairs)
+        make_tar(folder / "data" / f"{shard:05d}.tar", pairs)
     for name, config in CONFIGS.items():
         run(str(folder / "data"), config, folder / name)
     return folder

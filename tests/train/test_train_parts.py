@@ -188,6 +188,8 @@ def test_a_pair_that_fails_in_every_epoch_and_after_a_restart_is_one_fault(tmp_p
     assert summary["faults"] == {"caption_empty": 1, "image_unreadable": 2}
     assert [row["key"] for row in summary["listed_faults"]] == ["a", "b", "c"]
     assert [path.name for path in tmp_path.iterdir()] == ["faults.json"]
+    # A run that was killed before it wrote its summary resumes behind its last step, and finds no fault again.
+    assert collect_faults(tmp_path) == summary
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from stillroom.artifacts import write_json
+from stillroom.artifacts import read_json, write_json
 from stillroom.records import Fault
 
 LISTED = 50
@@ -42,8 +42,13 @@ class FaultList:
 
 
 def collect_faults(out: Path) -> dict[str, Any]:
-    """Put all ranks' faults into `faults.json`; return what the summary says. To be called when no rank writes."""
-    found: dict[tuple[str, str, str], dict[str, Any]] = {}
+    """Put all ranks' faults into `faults.json`; return what the summary says. To be called when no rank writes.
+
+    What stands in `faults.json` already stays: a run that is killed between this and its summary has no other list.
+    """
+    before = out / "faults.json"
+    listed = read_json(before) if before.exists() else []
+    found = {(fault["shard"], fault["key"], fault["reason"]): fault for fault in listed}
     paths = sorted(out.glob("faults-rank*.jsonl"))
     for path in paths:
         for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
@@ -51,7 +56,7 @@ def collect_faults(out: Path) -> dict[str, Any]:
                 fault = json.loads(line)
                 found.setdefault((fault["shard"], fault["key"], fault["reason"]), fault)
     listed = [found[place] for place in sorted(found)]
-    write_json(out / "faults.json", listed)
+    write_json(before, listed)
     for path in paths:
         path.unlink()
     reasons = Counter(fault["reason"] for fault in listed)

@@ -105,7 +105,8 @@ def processes(count: int) -> Iterator[Executor]:
 
 def by_us(pool: Executor, captions: Sequence[str]) -> Decisions:
     """Judge captions in all processes."""
-    tasks = [captions[k : k + TASK] for k in range(0, len(captions), TASK)]
+    size = min(TASK, -(-len(captions) // (4 * available_cores())))  # few captions keep all processes busy, too
+    tasks = [captions[k : k + size] for k in range(0, len(captions), size)]
     return [kept for part in pool.map(decide, tasks) for kept in part]
 
 
@@ -257,6 +258,7 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--quick", action="store_true", help="fewer captions")
     options.add_argument("--captions", type=int, help="how many captions")
+    options.add_argument("--least-chars", type=int, default=0, help="leave shorter captions out, e.g. 50")
     options.add_argument("--rounds", type=int, default=3)
     options.add_argument("--memory", action="store_true", help="measure peak memory instead")
     options.add_argument("--shards", type=int, default=6, help="with --memory: shards of the smaller run")
@@ -266,7 +268,7 @@ def main() -> None:
     if chosen.memory:
         memory(chosen.shards, chosen.pairs, chosen.set)
         return
-    different = sorted({sample.caption for sample in samples(images=False)})
+    different = sorted({s.caption for s in samples(images=False) if len(s.caption) >= chosen.least_chars})
     count = chosen.captions or (4_000 if chosen.quick else 20_000)
     text_rules(random.Random(0).sample(different, min(count, len(different))), chosen.rounds)
 

@@ -45,10 +45,11 @@ PRESETS: Mapping[str, Mapping[str, int | float]] = MappingProxyType(
 
 
 class Kind(NamedTuple):
-    """What a threshold may be: in words, and as a test."""
+    """What a threshold may be: in words, and as a test; and the type that it is stored with."""
 
     words: str
     allows: Callable[[Any], bool]
+    type: type = float
 
 
 def _whole(value: Any) -> bool:
@@ -59,7 +60,7 @@ def _real(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
-COUNT = Kind("a whole number, 0 or more", _whole)
+COUNT = Kind("a whole number, 0 or more", _whole, int)
 SHARE = Kind("a number from 0 to 1", lambda value: _real(value) and 0 <= value <= 1)
 COSINE = Kind("a number from -1 to 1", lambda value: _real(value) and -1 <= value <= 1)
 THRESHOLDS: Mapping[str, Kind] = MappingProxyType(
@@ -68,11 +69,11 @@ THRESHOLDS: Mapping[str, Kind] = MappingProxyType(
         "max_caption_chars": COUNT,
         "max_pwatermark": SHARE,
         "max_punsafe": SHARE,
-        "max_nsfw": Kind(" or ".join(NSFW_SCALE[:2]), lambda value: value in NSFW_SCALE[:2]),
+        "max_nsfw": Kind(" or ".join(NSFW_SCALE[:2]), lambda value: value in NSFW_SCALE[:2], str),
         "min_similarity": COSINE,
         "min_picture_side": COUNT,
         "max_aspect_ratio": Kind("a number, 1 or more", lambda value: _real(value) and value >= 1),
-        "language": Kind(f"one of {' '.join(LANGUAGES)}", LANGUAGES.__contains__),
+        "language": Kind(f"one of {' '.join(LANGUAGES)}", LANGUAGES.__contains__, str),
         "min_complexity": COUNT,
         "min_actions": COUNT,
         "text_overlap": COUNT,
@@ -80,6 +81,7 @@ THRESHOLDS: Mapping[str, Kind] = MappingProxyType(
         "near_duplicate_distance": Kind(
             f"a whole number from 0 to {MAX_HASH_DISTANCE}",
             lambda value: _whole(value) and value <= MAX_HASH_DISTANCE,
+            int,
         ),
         "max_identical_captions": COUNT,
     }
@@ -166,8 +168,7 @@ class FilterConfig:
             value = PRESETS[self.preset].get(name) if value == FROM_PRESET else None if value == OFF else value
             if value is not None and not kind.allows(value):
                 raise ConfigError(f'{name} is {value!r}; it must be {kind.words}, or "{OFF}"')
-            whole = kind is COUNT or isinstance(value, str) or name == "near_duplicate_distance"
-            object.__setattr__(self, name, value if value is None or whole else float(value))
+            object.__setattr__(self, name, value if value is None else kind.type(value))
         if not 0 <= self.text_confidence <= 1:
             raise ConfigError(f"text_confidence is {self.text_confidence}; it must be from 0 to 1")
         for name, least in (("text_min_side", 0), ("text_side", 32), ("workers", 0), ("pairs_per_shard", 1)):

@@ -37,6 +37,7 @@ from stillroom.train.student import Embedded, Student, build_heads
 ROOT = Path(__file__).resolve().parents[1]
 # The digest of a caption sets it apart; the number differs from the seeds by which heads hold captions out.
 VALIDATION_SHARE, VALIDATION_DRAW = 0.05, 20_000
+Place = Literal["embedding", "features"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,19 +53,20 @@ class Setting:
 
     weight: float = 1.0
     k: int = 10
-    heads_on: Literal["embedding", "features"] = "embedding"
+    heads_on: Place = "embedding"
     centred: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class Arm:
-    """What is distilled, and from which labels: a folder of W."""
+    """What is distilled, from which labels (a folder of W), and where the heads sit."""
 
     title: str
     kinds: tuple[str, ...] = ()
     k: int | None = None
     labels: str = "concepts"
     features: bool = False
+    heads_on: Place = "embedding"
 
 
 # ---- data ----------------------------------------------------------------------------------------------------------
@@ -92,12 +94,8 @@ def prepare(work: Path, threads: int) -> None:
     heads = HeadConfig(epochs=demo.FULL.head_epochs)
     config = ConceptsConfig(image_size=96, fit="pad", min_count=demo.FULL.min_count, heads=heads, workers=threads)
     run_concepts(data(), config, work / "concepts", keep=work / "training")
-    plain.mkdir(exist_ok=True)
-    for part in ("parsed", "features"):  # the same for both, so there is one of each
-        if not (plain / part).exists():
-            (plain / part).symlink_to((work / "concepts" / part).resolve())
     config = replace(config, heads=replace(heads, resampling="none"))
-    run_concepts(data(), config, plain, keep=work / "training")
+    run_concepts(data(), config, plain, keep=work / "training", reuse=work / "concepts")
 
 
 def set_validation_apart(work: Path) -> None:
@@ -190,13 +188,13 @@ def cosine_losses(logits: dict[str, Any], targets: dict[str, Any], share: float)
 class FeatureStudent(Student):
     """A student whose heads see what the image tower computes before its projection; texts come as stored features."""
 
-    def forward(self, pictures: Any, texts: Any) -> Embedded:
+    def forward(self, pictures: Any, texts: Any, *, heads: bool = True) -> Embedded:
         """See `Student.forward`."""
         features = image_trunk(self.model, pictures)
         return Embedded(
             image=F.normalize(image_head(self.model)(features), dim=-1),
             text=F.normalize(text_head(self.model)(texts), dim=-1),
-            logits={kind: head(features) for kind, head in self.heads.items()},
+            logits={kind: head(features) for kind, head in self.heads.items()} if heads else {},
             scale=self.model.logit_scale.exp(),
             soft_scale=None,
         )

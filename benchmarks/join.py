@@ -6,9 +6,12 @@
 First the look-ups alone: pairs in the order of training (8 lanes, windows of 16,384 and of student_minilm's 200,000
 pairs), shards of 10,000 pairs, both kinds of concepts, k = 10, batches of 256. A batch costs the median of look-ups in
 what is in memory, and its part of reading shards. Then real runs: two recipes at batch 256 on bundled drawings with
-labels at random, every look-up timed in place. The trainer prepares a batch while the one before is computed, so on a
-GPU a look-up is hidden if it is shorter than the step; the share is of the step all the same. Medians, because other
-work on the machine stretches single batches twentyfold.
+labels at random, every look-up and every read of a shard's labels timed in place. The share of a step is that of the
+mean look-up of one epoch with its reads: the median look-up in memory, and the time of all reads divided by the batches
+of the data. These data have all their labels read before the first step, and labels of up to two million pairs stay in
+memory, so more epochs have a lower share. Medians, because other work on the machine stretches single batches
+twentyfold. The trainer prepares a batch while the one before is computed, so on a GPU a look-up is hidden if it is
+shorter than the step; the share is of the step all the same.
 """
 
 from __future__ import annotations
@@ -27,8 +30,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from stillroom.artifacts import StageOutput, StageWriter
-from stillroom.concepts.join import PseudoLabels, load_pseudo_labels
+from stillroom.artifacts import StageWriter
+from stillroom.concepts.join import PseudoLabels, ShardLabels, load_pseudo_labels
 from stillroom.concepts.vocabulary import Concept, format_vocabulary, vocabulary_digest
 
 BATCH, K, SIZES, ROWS = 256, 10, {"objects": 10_000, "attributes": 2_000}, 10_000
@@ -58,8 +61,26 @@ def write_labels(folder: Path, shards: Sequence[tuple[str, list[str]]]) -> Pseud
         vocabulary = [Concept(name=f"{kind} {number}", count=1, examples=()) for number in range(size)]
         (folder / f"{kind}.csv").write_bytes(format_vocabulary(vocabulary))
         summary[kind] = {"size": size, "digest": vocabulary_digest(vocabulary)}
-    writer.finish({"vocabulary": summary}, shards=[name for name, _ in shards], timings={})
+    writer.finish(
+        {"vocabulary": summary, "heads": dict.fromkeys(SIZES)}, shards=[name for name, _ in shards], timings={}
+    )
     return load_pseudo_labels(folder)
+
+
+def timed_reads() -> list[float]:
+    """Return a list to which the seconds of every read of a shard's labels are added from now on."""
+    reads: list[float] = []
+    plain = PseudoLabels.shard
+
+    def shard(labels: PseudoLabels, name: str) -> ShardLabels | None:
+        known, begin = name in labels._held, time.perf_counter()
+        found = plain(labels, name)
+        if not known:
+            reads.append(time.perf_counter() - begin)
+        return found
+
+    PseudoLabels.shard = shard  # type: ignore[method-assign]
+    return reads
 
 
 def look_up(folder: str, pairs: int, window: int, batches: int) -> dict[str, float]:
@@ -67,45 +88,54 @@ def look_up(folder: str, pairs: int, window: int, batches: int) -> dict[str, flo
     from stillroom.train.lanes import Order
     from stillroom.train.memory import step_slots
 
-    reads, plain = [], StageOutput.shard
-    StageOutput.shard = lambda *given: (reads.append(given), plain(*given))[1]  # type: ignore[method-assign, assignment]
-    labels = load_pseudo_labels(Path(folder))
+    reads, labels = timed_reads(), load_pseudo_labels(Path(folder))
     order = Order(counts=(ROWS,) * (pairs // ROWS), batch_size=BATCH, lanes=8, shuffle=window, seed=0)
-    names, warm, cold = list(labels.stage.shards), [], []
+    names, warm = list(labels.stage.shards), []
     for slots, _ in step_slots(order, range(8), 0, batches):
         shards = [names[slot // ROWS] for slot in slots.tolist()]
         keys = [f"{slot % ROWS:09d}" for slot in slots.tolist()]
         known, begin = len(reads), time.perf_counter()
         labels.lookup(shards, keys)
-        (warm if len(reads) == known else cold).append((time.perf_counter() - begin, len(reads) - known))
-    found = statistics.median(seconds for seconds, _ in warm)
-    read = statistics.median((seconds - found) / count for seconds, count in cold)
+        if len(reads) == known:
+            warm.append(time.perf_counter() - begin)
+    found, read = statistics.median(warm), statistics.median(reads)
     return {"found": found, "read": read, "batch": found + read * len(reads) / batches}
 
 
 def train(recipe: str, steps: int) -> dict[str, float]:
-    """Run the trainer on the bundled drawings; return seconds of a step and its look-up, but for the first third."""
+    """Run the trainer on the bundled drawings.
+
+    Returns:
+        seconds: of a step and of a look-up in memory, medians of the last two thirds; of all reads of labels together;
+        their number; and the batches in the data.
+    """
     from stillroom.data.source import open_data
     from stillroom.train.loop import Trainer
     from stillroom.train.recipes import load_recipe
     from stillroom.train.run import run
 
-    spent, ends, plain_lookup, plain_step = [], [], PseudoLabels.lookup, Trainer.step
+    reads, spent, ends, plain_lookup, plain_step = timed_reads(), [], [], PseudoLabels.lookup, Trainer.step
 
     def lookup(*given: object) -> object:
-        begin = time.perf_counter()
+        known, begin = len(reads), time.perf_counter()
         found = plain_lookup(*given)  # type: ignore[arg-type]
-        spent.append(time.perf_counter() - begin)
+        if len(reads) == known:
+            spent.append(time.perf_counter() - begin)
         return found
 
     PseudoLabels.lookup = lookup  # type: ignore[method-assign, assignment]
     Trainer.step = lambda *given: (plain_step(*given), ends.append(time.perf_counter()))[0]  # type: ignore[assignment]
     with tempfile.TemporaryDirectory() as place:
-        found = [(shard.name, shard.samples(images=False)) for shard in open_data(str(DRAWINGS))]
-        write_labels(Path(place) / "labels", [(name, [sample.key for sample in samples]) for name, samples in found])
+        shards = {
+            shard.name: [sample.key for sample in shard.samples(images=False)] for shard in open_data(str(DRAWINGS))
+        }
+        write_labels(Path(place) / "labels", list(shards.items()))
         settings = (f"batch_size={BATCH}", f"samples={steps * BATCH}", "checkpoint_samples=1000000000", "device=cpu")
         run(str(DRAWINGS), load_recipe(recipe, settings), Path(place) / "run", concepts=Path(place) / "labels")
-    return {"step": statistics.median(np.diff(ends[steps // 3 :])), "lookup": statistics.median(spent[steps // 3 :])}
+    pairs = sum(map(len, shards.values()))
+    medians = {"step": np.diff(ends[steps // 3 :]), "found": spent[len(spent) // 3 :]}
+    seconds = {name: statistics.median(values) for name, values in medians.items()}
+    return {**seconds, "read": sum(reads), "reads": len(reads), "batches": pairs / BATCH}
 
 
 def apart(*arguments: str) -> dict[str, float]:
@@ -126,8 +156,8 @@ def main() -> None:
         what, place, *numbers = arguments.measure
         print(json.dumps((look_up if what == "look_up" else train)(place, *map(int, numbers))))
         return
-    print(f"look-ups, batch {BATCH}\n{'pairs':>12}{'window':>9}{'in memory ms':>14}{'read a shard ms':>17}", end="")
-    print(f"{'batch ms':>10}{'of ViT-B/32':>13}{'2 % at pairs/s':>16}")
+    print(f"Look-ups, batch {BATCH}\n\n| pairs | window | in memory ms | read a shard ms | batch ms | ", end="")
+    print(f"of ViT-B/32 | 2 % at pairs/s |\n|{7 * '---:|'}")
     for pairs in (1_000_000,) if arguments.quick else (1_000_000, 10_000_000):
         with tempfile.TemporaryDirectory() as place:
             keys = [f"{row:09d}" for row in range(ROWS)]
@@ -135,14 +165,19 @@ def main() -> None:
             for window in (16_384, 200_000):
                 batches = 4_000 if pairs > 1_000_000 else pairs // BATCH
                 found = apart("--measure", "look_up", f"{place}/labels", str(pairs), str(window), str(batches))
-                row = f"{pairs:>12,}{window:>9,}{1e3 * found['found']:>14.2f}{1e3 * found['read']:>17.1f}"
+                row = f"| {pairs:,} | {window:,} | {1e3 * found['found']:.2f} | {1e3 * found['read']:.1f}"
                 each = found["batch"]
-                print(f"{row}{1e3 * each:>10.2f}{each * VIT_B32 / BATCH:>13.2%}{0.02 * BATCH / each:>16,.0f}")
-    print(f"\nreal steps, batch {BATCH}, CPU\n{'recipe':>24}{'step ms':>9}{'look-up ms':>12}{'share':>8}")
-    for recipe, steps in (("tiny/student_minilm", 60), ("student_minilm", 60)):
-        found = apart("--measure", "train", recipe, str(steps // 2 if arguments.quick else steps))
-        share = found["lookup"] / found["step"]
-        print(f"{recipe:>24}{1e3 * found['step']:>9.1f}{1e3 * found['lookup']:>12.3f}{share:>8.2%}", flush=True)
+                row = f"{row} | {1e3 * each:.2f} | {each * VIT_B32 / BATCH:.2%} | {0.02 * BATCH / each:,.0f} |"
+                print(row, flush=True)
+    steps = 30 if arguments.quick else 60
+    print(f"\nReal steps, batch {BATCH}, CPU\n\n| recipe | step ms | look-up in memory ms | reads of shards | ", end="")
+    print(f"read a shard ms | mean look-up ms | of a step |\n|---|{6 * '---:|'}")
+    for recipe in ("tiny/student_minilm", "student_minilm"):
+        found = apart("--measure", "train", recipe, str(steps))
+        mean = found["found"] + found["read"] / found["batches"]
+        row = f"| `{recipe}` | {1e3 * found['step']:.1f} | {1e3 * found['found']:.2f} | {found['reads']} in "
+        row += f"{found['batches']:.0f} batches | {1e3 * found['read'] / found['reads']:.1f} | {1e3 * mean:.2f}"
+        print(f"{row} | {mean / found['step']:.2%} |", flush=True)
 
 
 if __name__ == "__main__":

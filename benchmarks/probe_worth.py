@@ -1,6 +1,6 @@
 """What the probe is worth on three tasks, with a trained run: stored results, a plot and the section of docs/probe.md.
 
-    python benchmarks/probe_worth.py demo/train/stillroom     score, store, draw and write the section
+    python benchmarks/probe_worth.py demo/train/pretrained    score, store, draw and write the section
     python benchmarks/probe_worth.py --render                 draw and write the section from the stored results
     python benchmarks/probe_worth.py --digits FOLDER          only write scikit-learn's digits as an image folder
 
@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import io
 import json
 import logging
+import math
 import statistics
 import tempfile
 from pathlib import Path
@@ -111,11 +113,63 @@ def load(out: Path) -> list[Curve]:
 
 
 def plot(curves: list[Curve]) -> bytes:
-    """Draw the curves side by side, as PNG."""
-    from stillroom.probe.plot import curves_bytes
+    """Draw the curves side by side, as PNG: a panel a task, each from 0 to a top of its own."""
+    from matplotlib.figure import Figure
 
-    panels = [(TITLES[curve["task"]], curve["points"], curve["chance"]) for curve in curves]
-    return curves_bytes(panels, "png")
+    drawn = Figure(figsize=(4.4 * len(curves), 5.4), layout="constrained")
+    title = (
+        "Few-shot accuracy, mean and standard deviation over draws; methods side by side, axes end at different values"
+    )
+    drawn.suptitle(title, fontsize=11)
+    panels = drawn.subplots(1, len(curves), squeeze=False)[0]
+    for axes, curve in zip(panels, curves, strict=True):
+        _panel(axes, curve)
+    panels[0].set_ylabel("accuracy on the test pictures, %")
+    handles, names = panels[0].get_legend_handles_labels()
+    drawn.legend(handles, names, frameon=False, fontsize=10, loc="outside lower center", ncols=len(names))
+    sink = io.BytesIO()
+    drawn.savefig(sink, format="png", dpi=150, metadata={"Software": None})
+    return sink.getvalue()
+
+
+def _panel(axes: Any, curve: Curve) -> None:
+    from matplotlib.ticker import NullLocator
+
+    from stillroom.probe.plot import GREY, STYLES
+
+    by = {(point["method"], point["shots"]): point for point in curve["points"]}
+    shots = sorted({number for _, number in by if number})
+    # a log axis has no 0: zero-shot stands one doubling before the first
+    origin, zero, chance = shots[0] / 2, 100 * by["zero_shot", 0]["accuracy"], 100 * curve["chance"]
+    highest = 0.0
+    for place, (method, (label, color, marker)) in enumerate(STYLES.items()):
+        points = [by[method, number] for number in shots]
+        # Side by side, where methods that are as good would hide each other; without lines, which would look shifted.
+        x = [number * 2 ** (0.17 * (place - (len(STYLES) - 1) / 2)) for number in shots]
+        means, spreads = [100 * p["accuracy"] for p in points], [100 * p["spread"] for p in points]
+        highest = max(highest, *(mean + spread for mean, spread in zip(means, spreads, strict=True)))
+        bar = {"elinewidth": 1.3, "linestyle": "", "markersize": 5.5}
+        axes.errorbar(x, means, spreads, color=color, marker=marker, label=label, **bar)
+    for number in shots[::2]:
+        axes.axvspan(number / 2**0.5, number * 2**0.5, color="#f3f3f3", zorder=0)
+    axes.plot([origin], [zero], marker="*", markersize=12, color="#000000", zorder=6)
+    top, last = 10 * math.ceil((highest + 1) / 10), shots[-1] * 2**0.5
+    lines = (("zero-shot", zero, (0, (4, 3)), True), ("chance", chance, ":", zero - chance > top / 15))
+    for name, level, style, above in lines:
+        axes.axhline(level, color=GREY, linewidth=1, linestyle=style, zorder=1)
+        text, side = f"{name} {level:.1f}", "bottom" if above else "top"
+        axes.text(last / 1.05, level, text, ha="right", va=side, fontsize=9, color=GREY)
+    axes.set_xscale("log", base=2)
+    axes.set_xticks([origin, *shots], ["0", *map(str, shots)])
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xlim(origin / 2**0.5, last)
+    axes.set_ylim(0, top)
+    axes.set_xlabel("pictures per class")
+    axes.set_title(f"{TITLES[curve['task']]}, {curve['classes']} classes", loc="left", fontsize=11)
+    axes.grid(axis="y", color="#dddddd", linewidth=0.7)
+    axes.set_axisbelow(True)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
 
 
 def section(curves: list[Curve]) -> str:

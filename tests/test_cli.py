@@ -114,9 +114,34 @@ def test_errors_of_a_stage_are_one_line(stillroom, monkeypatch, error):
     assert err == f"stillroom: {' '.join(str(error).split())}\n"
 
 
-def test_ctrl_c_says_how_to_go_on(stillroom, monkeypatch):
-    monkeypatch.setattr(check, "run", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt))
-    assert stillroom("check", "x") == (130, "", "stillroom: stopped; the same command goes on from here\n")
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["check", "x"], "stopped"),
+        (["train", "finetune", "x", "--out", "R"], "with --resume the same command goes on from the last checkpoint"),
+        (["filter", "x", "--out", "F"], "stopped; the same command goes on from here"),
+    ],
+)
+def test_ctrl_c_says_how_to_go_on(stillroom, monkeypatch, arguments, said):
+    from stillroom.filter import run as filter_run
+    from stillroom.train import run as train_run
+
+    def stop(*positional, **named):
+        raise KeyboardInterrupt
+
+    for module in (check, filter_run, train_run):
+        monkeypatch.setattr(module, "run", stop)
+    status, out, err = stillroom(*arguments)
+    assert (status, out) == (130, "")
+    assert err.startswith("stillroom: stopped")
+    assert err.endswith(f"{said}\n")
+
+
+def test_train_names_all_recipes_and_wants_a_folder(stillroom):
+    from stillroom.train.recipes import recipe_names
+
+    assert ", ".join(recipe_names()) == cli.RECIPES
+    assert stillroom("train", "tiny/student_minilm", "x") == (2, "", "stillroom: give --out, a folder for the model\n")
 
 
 def test_a_bug_keeps_its_traceback(monkeypatch):

@@ -27,6 +27,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from stillroom.errors import ArtifactError, StillroomError, WriteError
+from stillroom.folder_lock import LOCK_FILE, FolderLock, lock_folder
 
 FORMAT = 1
 # A file name takes 255 bytes on most systems; room is left for the ending and for the name of its temporary file.
@@ -143,13 +144,13 @@ def versions() -> dict[str, str]:
 _NOTHING = object()
 
 
-def _difference(old: Any, new: Any, where: str = "") -> str:
+def difference(old: Any, new: Any, where: str = "") -> str:
     """Name the first place at which two JSON values differ."""
     if isinstance(old, dict) and isinstance(new, dict):
         for key in sorted(old.keys() | new.keys()):
             there, asked = old.get(key, _NOTHING), new.get(key, _NOTHING)
             if there != asked:
-                return _difference(there, asked, f"{where}.{key}" if where else str(key))
+                return difference(there, asked, f"{where}.{key}" if where else str(key))
     return f"{where}: {_short(old)} there, {_short(new)} asked for"
 
 
@@ -171,8 +172,9 @@ def _shard_path(out: Path, name: str) -> Path:
 class StageWriter:
     """Writes one stage's output folder; opening it again resumes what is there.
 
-    Raises `ArtifactError` if the folder holds another run's output, or files that are not a stage output at all.
-    `parts` names sub-folders that are outputs of their own and may stand there already.
+    Raises `ArtifactError` if the folder holds another run's output, or files that are not a stage output at all, or if
+    another process is writing it: an unfinished folder is locked until it is finished, or the last writer of this
+    process is gone. `parts` names sub-folders that are outputs of their own and may stand there already.
     """
 
     def __init__(
@@ -188,6 +190,31 @@ class StageWriter:
         self.out, self.parts = out, parts
         described = {"format": FORMAT, "stage": stage, "config": config, "inputs": inputs, "seed": seed}
         self.run = json.loads(json.dumps(described))
+        self._lock: FolderLock | None = None
+        self._is_claimed()  # what is refused is left alone
+        with writing(out / "run.json"):
+            out.mkdir(parents=True, exist_ok=True)
+            try:
+                self._lock = lock_folder(out)
+            except (ArtifactError, OSError):
+                if self.complete:  # nothing to write, so no matter who else is there, or that the place is read-only
+                    return
+                raise
+        # Until then another process may have had it.
+        if not self._is_claimed():
+            write_json(out / "run.json", self.run)
+        for part in (*out.glob(".*.part"), *out.glob("*/.*.part")):
+            part.unlink(missing_ok=True)
+        if self.complete:
+            self._release()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the lock with this process."""
+        return {**self.__dict__, "_lock": None}
+
+    def _is_claimed(self) -> bool:
+        """Whether the folder is this run's already, and not just free."""
+        out = self.out
         if out.exists() and not out.is_dir():
             raise ArtifactError(f"--out {out} is a file; give a folder")
         existing = out / "run.json"
@@ -195,14 +222,17 @@ class StageWriter:
             old = _read_object(existing)
             if old != self.run:
                 raise ArtifactError(
-                    f"--out {out} belongs to another run ({_difference(old, self.run)}); choose another folder"
+                    f"--out {out} belongs to another run ({difference(old, self.run)}); choose another folder"
                 )
-        elif out.exists() and any(e.name not in parts and not e.name.startswith(".") for e in out.iterdir()):
+            return True
+        if out.exists() and any(e.name not in self.parts and not e.name.startswith(".") for e in out.iterdir()):
             raise ArtifactError(f"--out {out} holds files that are not a stillroom output; choose an empty folder")
-        else:
-            write_json(existing, self.run)
-        for part in (*out.glob(".*.part"), *out.glob("*/.*.part")):
-            part.unlink(missing_ok=True)
+        return False
+
+    def _release(self) -> None:
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
 
     @contextmanager
     def released_on_error(self) -> Iterator[None]:
@@ -213,10 +243,16 @@ class StageWriter:
         try:
             yield
         except StillroomError:
-            if {entry.name for entry in self.out.iterdir()} <= {"run.json", *self.parts}:
+            given_up = {entry.name for entry in self.out.iterdir()} <= {"run.json", LOCK_FILE, *self.parts}
+            if given_up:
                 (self.out / "run.json").unlink(missing_ok=True)
+            self._release()
+            if given_up:
                 with suppress(OSError):
                     self.out.rmdir()
+            raise
+        except BaseException:
+            self._release()
             raise
 
     @property
@@ -248,6 +284,7 @@ class StageWriter:
         write_json(self.out / "summary.json", summary)
         write_json(self.out / "environment.json", {"versions": versions(), "timings": timings})
         write_json(self.out / "manifest.json", {"format": FORMAT, "stage": self.run["stage"], "shards": listed})
+        self._release()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -33,6 +33,11 @@ Out = Annotated[Path, typer.Option("--out", help="Output folder; an unfinished o
 Config = Annotated[Path | None, typer.Option("--config", help="TOML file with the stage's options.")]
 Settings = Annotated[list[str] | None, typer.Option("--set", help="One option, key=value; may be repeated.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+# Said here, because nothing of a stage is imported before it runs.
+RECIPES = (
+    "cheng_rn50_declutr, diht_vitb16, diht_vitb32, diht_vitl14, diht_vitl14_336, finetune, lite_minilm, "
+    "otter_rn50_declutr, student_minilm"
+)
 Keep = Annotated[Path | None, typer.Option("--keep", help="Output of 'stillroom filter': use only kept pairs.")]
 
 
@@ -117,22 +122,32 @@ def filter_(
 
 
 @app.command()
-def concepts(data: Data, out: Out, keep: Keep = None, config: Config = None, settings: Settings = None) -> None:
+def concepts(
+    data: Data,
+    out: Out,
+    keep: Keep = None,
+    config: Config = None,
+    settings: Settings = None,
+    reuse: Annotated[
+        Path | None, typer.Option("--reuse", help="Earlier output: use its parse and features where they are the same.")
+    ] = None,
+) -> None:
     """Learn the captions' concepts on a frozen teacher; write top-k pseudo-labels and a report."""
     from stillroom.concepts.config import ConceptsConfig
     from stillroom.concepts.run import describe, run
     from stillroom.config_io import load_config
     from stillroom.report.concepts_page import write_concepts_page
 
-    summary = run(data, load_config(ConceptsConfig, path=config, settings=settings or ()), out, keep=keep)
+    options = load_config(ConceptsConfig, path=config, settings=settings or ())
+    summary = run(data, options, out, keep=keep, reuse=reuse)
     say(describe(summary))
     say(f"pseudo-labels: {out}, report: {write_concepts_page(out)}")
 
 
 @app.command()
 def train(
-    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe's name or a TOML file.")],
-    out: Out,
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help=f"A TOML file, or one of: {RECIPES}.")],
+    out: Annotated[Path | None, typer.Option("--out", help="Output folder; needed but with --dry-run.")] = None,
     data: Annotated[str | None, typer.Argument(metavar="[DATA]", help="As for filter; the recipe's otherwise.")] = None,
     keep: Keep = None,
     pseudo_labels: Annotated[Path | None, typer.Option("--concepts", help="Output of 'stillroom concepts'.")] = None,
@@ -152,7 +167,9 @@ def train(
     if dry_run:
         say("\n".join(estimate_lines(data, options, keep=keep, concepts=pseudo_labels)))
         return
-    scorer = make_scorer(options.evaluation)
+    if out is None:
+        raise ConfigError("give --out, a folder for the model")
+    scorer = make_scorer(options.evaluation, options.data)
     summary = run(data, options, out, keep=keep, concepts=pseudo_labels, resume=resume, scorer=scorer)
     if summary:
         say(f"{summary['pairs']:,} pairs, {summary['samples']:,} samples in {summary['steps']:,} steps")
@@ -165,7 +182,9 @@ def evaluate(
         str, typer.Argument(metavar="MODEL", help="A run folder, a checkpoint, diht_vitb32_224px or ARCH/TAG.")
     ],
     out: Out,
-    tasks: Annotated[str, typer.Option(help="Task names or data set folders, joined by commas; all otherwise.")] = "",
+    tasks: Annotated[
+        str, typer.Option(help="Task names, data set folders or pairs as in DATA, joined by commas; all otherwise.")
+    ] = "",
     config: Config = None,
     settings: Settings = None,
 ) -> None:
@@ -270,13 +289,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         status = command.main(args=arguments, prog_name="stillroom", standalone_mode=False)
     except KeyboardInterrupt:
-        _fail("stopped; the same command goes on from here", 130)
+        _fail(_stopped(arguments), 130)
     except (StillroomError, OSError) as error:
         _fail(" ".join(str(error).split()), 2)
     except Exception as error:
         # Typer carries its own copy of click, newer or older ones do not: tell its usage errors by what they can do.
         if type(error).__name__ == "Abort":
-            _fail("stopped; the same command goes on from here", 130)
+            _fail(_stopped(arguments), 130)
         if not hasattr(error, "format_message"):
             raise
         if type(error).__name__ == "NoArgsIsHelpError":
@@ -284,8 +303,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
             sys.exit(2)
         _fail(" ".join(error.format_message().split()), 2)
     if status == 130:  # newer versions of typer make this of Ctrl-C themselves
-        _fail("stopped; the same command goes on from here", 130)
+        _fail(_stopped(arguments), 130)
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _stopped(arguments: Sequence[str] | None) -> str:
+    command = next(iter(sys.argv[1:] if arguments is None else arguments), "")
+    if command == "train":
+        return "stopped; with --resume the same command goes on from the last checkpoint"
+    return "stopped" if command in ("check", "compare", "tasks") else "stopped; the same command goes on from here"
 
 
 def _fail(message: str, status: int) -> NoReturn:

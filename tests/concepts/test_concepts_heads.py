@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ import torch
 from stillroom.concepts.config import HeadConfig
 from stillroom.concepts.heads import (
     feature_statistics,
+    join_labels,
     make_labels,
     resampled_order,
     sampling_weights,
@@ -14,6 +17,7 @@ from stillroom.concepts.heads import (
     train_head,
 )
 from stillroom.concepts.quality import measure_head
+from stillroom.errors import ConfigError
 
 
 def toy(pictures, classes, dim, seed=0):
@@ -32,6 +36,40 @@ def test_labels_share_the_mass():
     np.testing.assert_allclose(mass, [[1 / 3] * 3, [0] * 3, [1, 0, 0]], rtol=1e-6)
 
 
+def test_flat_labels_of_some_rows():
+    labels = make_labels([[2], [], [0, 1, 3], [1]], 4)
+    ids, lengths = labels.flat(np.array([3, 1, 2]))
+    assert (ids.tolist(), lengths.tolist()) == ([1, 0, 1, 3], [1, 0, 3])
+    assert labels.frequency(np.array([3, 1, 2])).tolist() == [1, 2, 0, 1]
+    ids, lengths = labels.flat(np.arange(0))
+    assert (len(ids), len(lengths)) == (0, 0)
+
+
+def test_joined_labels_are_those_of_all_pictures():
+    parts = [[[2], [], [0, 1, 3]], [], [[1]], [[], [0, 2]]]
+    joined = join_labels([make_labels(part, 4) for part in parts])
+    whole = make_labels([ids for part in parts for ids in part], 4)
+    assert joined.indptr.tolist() == whole.indptr.tolist()
+    assert joined.ids.tolist() == whole.ids.tolist()
+    assert (joined.indptr.dtype, joined.ids.dtype, joined.classes) == (np.int64, np.int32, 4)
+
+
+def test_one_long_caption_costs_no_more_than_its_own_concepts():
+    # 100,000 captions of one concept and one of 1,000: a table as wide as the longest would take 1.2 GB.
+    labels = make_labels([[i % 1000] for i in range(100_000)] + [list(range(1000))], 1000)
+    rows = np.arange(100_001)
+    tracemalloc.start()
+    try:
+        weights = sampling_weights(labels, rows, "sqrt")
+        frequency = labels.frequency(rows)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 20e6
+    np.testing.assert_allclose(weights, 1)
+    assert frequency.tolist() == [101] * 1000
+
+
 def test_loss_is_dense_cross_entropy():
     logits = torch.randn(6, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float32)
     labels = make_labels([[0], [1, 2], [0, 3, 4], [4], [2], [1, 3]], 5)
@@ -46,6 +84,10 @@ def test_square_root_weights_by_hand():
     labels = make_labels([[0], [0], [0], [0, 1]], 2)
     weights = sampling_weights(labels, np.arange(4), "sqrt")
     np.testing.assert_allclose(weights, np.array([0.5, 0.5, 0.5, 1.0]) * 4 / 2.5)
+    turned = make_labels([[0, 1], [1], [0, 1], [1]], 2)
+    np.testing.assert_allclose(
+        sampling_weights(turned, np.array([2, 3, 1]), "sqrt"), [3 / (1 + 2 / 3**0.5)] + [3 / (2 + 3**0.5)] * 2
+    )
     np.testing.assert_allclose(sampling_weights(labels, np.arange(4), "none"), 1)
     # Rows that are not trained on do not count: concept 0 is then as rare as concept 1.
     np.testing.assert_allclose(
@@ -121,3 +163,14 @@ def test_without_a_held_out_part_all_epochs_are_run():
         seed=0,
     )
     assert report["epochs"] == 3
+
+
+@pytest.mark.parametrize("broken", ["training", "held_out"])
+def test_a_loss_that_is_not_finite_is_one_line(broken):
+    features, concepts = toy(100, 5, 8)
+    rows = np.arange(100)
+    parts = {"training": rows[:80], "held_out": rows[80:]}
+    features[parts[broken][7], 3] = np.nan
+    with pytest.raises(ConfigError, match="the loss of a head is nan in epoch 1: lower heads.lr") as caught:
+        train_head(features, make_labels(concepts, 5), **parts, config=HeadConfig(batch_size=32), seed=0)
+    assert "\n" not in str(caught.value)

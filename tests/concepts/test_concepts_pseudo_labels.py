@@ -57,3 +57,11 @@ def test_huge_logits_and_a_constant_change_nothing():
 def test_ties_go_by_id():
     ids, _ = top_k_labels(np.zeros((2, 5), np.float32), 5)
     assert ids.tolist() == [[0, 1, 2, 3, 4]] * 2
+
+
+def test_of_equal_ones_at_the_end_the_lower_ids_are_kept():
+    rng = np.random.default_rng(0)
+    logits = rng.integers(0, 4, (300, 40)).astype(np.float32)
+    ids, _ = top_k_labels(logits, 7)
+    for row, found in zip(logits, ids.tolist(), strict=True):
+        assert found == sorted(range(40), key=lambda c: (-row[c], c))[:7]

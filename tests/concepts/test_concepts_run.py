@@ -230,3 +230,22 @@ def test_a_captions_pictures_are_held_out_together():
     assert 0.17 < sum(held) / 5000 < 0.23
     assert held == [is_held_out(f" Caption  {i}", 0.2, seed=0) for i in range(5000)]
     assert held != [is_held_out(f"caption {i}", 0.2, seed=1) for i in range(5000)]
+
+
+def test_the_line_says_recall_beside_its_baseline_or_why_there_is_none():
+    summary = {
+        "pairs": 1200,
+        "top_k": 10,
+        "faults": {"image_truncated": 2},
+        "vocabulary": {"objects": {"size": 2000}, "attributes": {"size": 5}},
+        "heads": {
+            "objects": {"recall_at_k": 0.5, "recall_at_k_most_frequent": 0.125},
+            "attributes": {"recall_at_k": None},
+        },
+    }
+    assert describe(summary) == (
+        "1,200 pairs labelled, 2,000 objects (recall@10 50.0 %, of the 10 most frequent 12.5 %), "
+        "5 attributes (every picture has all attributes, so no recall), 2 unusable"
+    )
+    del summary["heads"]["attributes"]
+    assert "5 attributes (no head: no caption to train on names one)" in describe(summary)

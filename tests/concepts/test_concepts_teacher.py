@@ -6,12 +6,20 @@ import torch
 from PIL import Image
 
 from stillroom.concepts.config import ConceptsConfig, HeadConfig
-from stillroom.concepts.features import compute_features, features_table, fixed_lists, gather, resolve_precision
-from stillroom.concepts.teacher import load_teacher
+from stillroom.concepts.features import (
+    ShardFeatures,
+    compute_features,
+    features_table,
+    fixed_lists,
+    gather,
+    read_faults,
+    resolve_precision,
+)
+from stillroom.concepts.teacher import Teacher, load_teacher
 from stillroom.concepts.transform import PictureTransform
 from stillroom.config_io import load_config
 from stillroom.data import open_data
-from stillroom.errors import ConfigError
+from stillroom.errors import ConfigError, WriteError
 from stillroom.model.packaged import in_order
 
 
@@ -95,6 +103,57 @@ def test_features_do_not_depend_on_threads_and_come_in_order(shapes_tar, tmp_pat
     assert np.array_equal(together, one.features)
     some = compute_features(shard, teacher, keep={"00003", "00001"}, threads=1, **options)
     assert some.keys == ["00001", "00003"]
+
+
+def features_of(rows):
+    features = np.random.default_rng(0).normal(size=(rows, 64)).astype(np.float16)
+    computed = ShardFeatures(keys=[str(row) for row in range(rows)], features=features, faults=[])
+    return features, features_table(computed)
+
+
+def test_gathered_features_cannot_be_changed_and_take_no_more_than_they_need(tmp_path):
+    features, table = features_of(300)
+    found = gather(iter([table, table.slice(0, 0), table.slice(10)]), tmp_path / "all", rows=590, feature_dim=64)
+    assert isinstance(found, np.memmap)
+    assert np.array_equal(found, np.concatenate([features, features[10:]]))
+    assert (tmp_path / "all").stat().st_size < 590 * 64 * 2 + 200
+    with pytest.raises(ValueError, match="read-only"):
+        found[0, 0] = 1
+
+
+def test_a_full_disk_is_said_when_features_are_gathered(tmp_path):
+    resource = pytest.importorskip("resource")
+    _, table = features_of(1000)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))  # no file may grow beyond it, as on a full disk
+    try:
+        with pytest.raises(WriteError, match="cannot write .*all: .*; make room there and run the same command again"):
+            gather([table], tmp_path / "all", rows=1000, feature_dim=64)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_features_that_are_not_finite_are_faults(shapes_tar):
+    class Spoilt(torch.nn.Module):
+        def forward(self, pictures):
+            features = pictures.mean((2, 3))
+            features[1, 0], features[3, 2] = float("nan"), float("-inf")
+            features[0, 0] = 1e6  # finite, but beyond float16
+            return features
+
+    teacher = Teacher(name="spoilt", module=Spoilt(), transform=transform(), feature_dim=3)
+    (shard,) = open_data(str(shapes_tar))
+    found = compute_features(shard, teacher, keep=None, batch_size=12, precision="fp32", device="cpu", threads=1)
+    assert found.keys == [f"{i:05d}" for i in range(12) if i not in (1, 3)]
+    assert [(fault.key, fault.reason) for fault in found.faults] == [
+        ("00001", "features_not_finite"),
+        ("00003", "features_not_finite"),
+    ]
+    assert found.features.shape == (10, 3)
+    assert np.isfinite(found.features).all()
+    assert found.features[0, 0] == np.finfo(np.float16).max
+    again = read_faults(features_table(found), shard.name)
+    assert again == found.faults
 
 
 def test_precision_is_resolved_once():

@@ -15,21 +15,60 @@ from stillroom.concepts.quality import (
     BINS,
     EDGES,
     HeadQuality,
+    among_labels,
     bin_sums,
     calibration,
     format_quality,
     measure_head,
-    recall_at_k,
     softmax,
 )
 
 
-def test_recall_counts_better_classes():
+def test_a_concept_is_found_if_it_is_among_the_labels():
+    # In the second row concepts 0, 1 and 2 are equally probable: of these the labels have the lower ids.
     logits = np.array([[5.0, 4.0, 3.0, 2.0], [0.0, 0.0, 0.0, 1.0]])
-    labels = make_labels([[1, 3], [0]], 4)
+    labels = make_labels([[1, 3], [0, 1, 3]], 4)
     ids, mass = labels.padded(np.arange(2))
-    assert recall_at_k(logits, ids, mass, 2).tolist() == [[True, False], [True, False]]
-    assert recall_at_k(logits, ids, mass, 1).tolist() == [[False, False], [False, False]]
+    assert among_labels(logits, ids, mass, 2).tolist() == [[True, False, False], [True, False, True]]
+    assert among_labels(logits, ids, mass, 1).tolist() == [[False, False, False], [False, False, True]]
+
+
+def test_a_label_that_float16_rounds_to_nothing_is_not_found():
+    labels = make_labels([[1], [2], [0]], 3)
+    logits = np.array([[50.0, 0.0, -1.0], [0.0, 50.0, 49.0], [-1.0, 50.0, 0.0]])
+    assert among_labels(logits, *labels.padded(np.arange(3)), 2).tolist() == [[False], [True], [False]]
+
+
+def test_recall_where_every_concept_is_a_label_is_not_given():
+    head, features, concepts = toy(pictures=50, classes=6)
+    labels = make_labels(concepts, 6)
+    rows = np.arange(50)
+    for top_k in (6, 10):
+        made = measure_head(head, features, labels, training=rows[:25], held_out=rows[25:], top_k=top_k)
+        report = made.report()
+        assert {name for name, value in report.items() if value is None} == {
+            "recall_at_k",
+            "recall_at_k_mean_of_concepts",
+            "recall_at_k_most_frequent",
+        }
+        table = list(csv.DictReader(io.StringIO(format_quality(list("abcdef"), made).decode())))
+        assert {row["recall"] for row in table} == {""}
+        assert int(table[0]["held_out"]) > 0
+    assert measure_head(head, features, labels, training=rows[:25], held_out=rows[25:], top_k=5).report()["recall_at_k"]
+
+
+def test_recall_of_the_most_frequent_by_hand():
+    # Most frequent in training: 3, then 0 and 1 equally; with k = 2 those named are 3 and 0.
+    counted = {
+        "training": np.array([5, 5, 0, 9]),
+        "held_out": np.array([2, 4, 1, 3]),
+        "found": np.array([1, 4, 0, 0]),
+    }
+    made = HeadQuality(pictures=7, top_k=2, sums=np.zeros((4, 16)), **counted)
+    report = made.report()
+    assert report["recall_at_k"] == 0.5
+    assert report["recall_at_k_mean_of_concepts"] == pytest.approx((0.5 + 1 + 0 + 0) / 4)
+    assert report["recall_at_k_most_frequent"] == 0.5
 
 
 def test_softmax_of_large_logits():
@@ -120,6 +159,8 @@ def test_a_head_is_measured_as_by_a_slow_count(monkeypatch):
     shares = [h / n for h, n in zip(hits, named, strict=True) if n]
     assert len(shares) == 39  # the last concept is never named
     assert report["recall_at_k_mean_of_concepts"] == pytest.approx(sum(shares) / 39)
+    often = sorted(range(40), key=lambda c: (-trained[c], c))[:5]
+    assert report["recall_at_k_most_frequent"] == pytest.approx(sum(named[c] for c in often) / sum(named))
     assert sum(b["pairs"] for b in report["calibration"]["bins"]) == len(held_out) * 40
     assert sum(b["pairs"] * b["target"] for b in report["calibration"]["bins"]) == pytest.approx(
         len(held_out), rel=1e-4
@@ -152,6 +193,7 @@ def test_without_a_held_out_part_nothing_is_claimed():
         "held_out_pictures": 0,
         "recall_at_k": None,
         "recall_at_k_mean_of_concepts": None,
+        "recall_at_k_most_frequent": None,
         "calibration": None,
     }
     assert found.training.sum() == sum(map(len, concepts))
@@ -159,7 +201,7 @@ def test_without_a_held_out_part_nothing_is_claimed():
 
 def test_the_table_has_every_concept_and_no_recall_where_there_is_none():
     counted = {"training": np.array([7, 5, 0]), "held_out": np.array([3, 0, 1]), "found": np.array([2, 0, 1])}
-    made = HeadQuality(pictures=4, sums=np.zeros((4, 16)), **counted)
+    made = HeadQuality(pictures=4, top_k=2, sums=np.zeros((4, 16)), **counted)
     text = format_quality(["dog", 'a "b", c', "="], made).decode()
     assert text.splitlines()[0] == "name,training,held_out,recall"
     assert list(csv.reader(io.StringIO(text)))[1:] == [

@@ -12,7 +12,8 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 import torch.nn.functional as F
 
-from stillroom.train.losses import hard_negative_nce, info_nce, self_distillation, transport_distillation
+from stillroom.errors import ConfigError, DataError
+from stillroom.train.losses import gather, hard_negative_nce, info_nce, self_distillation, transport_distillation
 
 # World ranks and numbers of pairs; together 17 pairs each time.
 GROUPS = {
@@ -49,6 +50,93 @@ CASES = {
     "a plan per rank": lambda i, t, ti, tt, s, **kw: transport_distillation(i, t, ti, tt, s, over_ranks=False, **kw),
 }
 IDS = {"distinct": None, "equal captions": CAPTIONS}
+# Which of image, text and scale are constants, on every rank.
+FROZEN = {"text": {1}, "image and scale": {0, 2}}
+FROZEN_CASES = ("info_nce, label smoothing", "hard_negative_nce", "self_distillation", "transport_distillation")
+
+
+def _without_gradient(i, t, s, **kw):
+    with torch.no_grad():
+        return hard_negative_nce(i, t, s, **kw)
+
+
+def _short(kw):
+    return {**kw, "caption_ids": kw["caption_ids"][:-1]}
+
+
+# All ranks call HN-NCE or, where its name is in the title, OTTER's loss; the second of "2 ranks" in another way. What
+# the error then says on both.
+DISAGREEMENTS = {
+    "caption_ids": (
+        lambda i, t, ti, tt, s, **kw: hard_negative_nce(i, t, s, **{**kw, "caption_ids": None}),
+        DataError("caption_ids is given on rank 0 and not given on rank 1"),
+    ),
+    "width": (
+        lambda i, t, ti, tt, s, **kw: hard_negative_nce(i[:, :4], t[:, :4], s, **kw),
+        DataError("embedding width is 6 on rank 0 and 4 on rank 1"),
+    ),
+    "number type": (
+        lambda i, t, ti, tt, s, **kw: hard_negative_nce(i.double(), t, s, **kw),
+        DataError("number type is float32 on rank 0 and float64 on rank 1"),
+    ),
+    "frozen text": (
+        lambda i, t, ti, tt, s, **kw: hard_negative_nce(i, t.detach(), s, **kw),
+        DataError("inputs with gradient is image, text, scale on rank 0 and image, scale on rank 1"),
+    ),
+    "no_grad": (
+        lambda i, t, ti, tt, s, **kw: _without_gradient(i, t, s, **kw),
+        DataError("inputs with gradient is image, text, scale on rank 0 and none on rank 1"),
+    ),
+    "beta": (
+        lambda i, t, ti, tt, s, **kw: hard_negative_nce(i, t, s, beta=0.0, **kw),
+        DataError("beta is 0.25 on rank 0 and 0.0 on rank 1"),
+    ),
+    "another loss": (
+        lambda i, t, ti, tt, s, **kw: info_nce(i, t, s, **kw),
+        DataError("loss is hard_negative_nce on rank 0 and info_nce on rank 1"),
+    ),
+    "shapes": (
+        lambda i, t, ti, tt, s, **kw: hard_negative_nce(i, t[:-1], s, **kw),
+        DataError("on rank 1: image and text embeddings have shapes (12, 6) and (11, 6)"),
+    ),
+    "caption_ids' shape": (
+        lambda i, t, ti, tt, s, **kw: hard_negative_nce(i, t, s, **_short(kw)),
+        DataError("on rank 1: caption_ids is torch.int64 of shape (11,)"),
+    ),
+    "scale": (
+        lambda i, t, ti, tt, s, **kw: hard_negative_nce(i, t, -s, **kw),
+        ConfigError("on rank 1: scale is -9; give"),
+    ),
+    "alpha out of range": (
+        lambda i, t, ti, tt, s, **kw: hard_negative_nce(i, t, s, alpha=2.0, **kw),
+        ConfigError("on rank 1: alpha is 2"),
+    ),
+    "OTTER: teacher's width": (
+        lambda i, t, ti, tt, s, **kw: transport_distillation(i, t, ti[:, :5], tt[:, :5], s, **kw),
+        DataError("teacher's embedding width is 6 on rank 0 and 5 on rank 1"),
+    ),
+    "OTTER: teacher's pairs": (
+        lambda i, t, ti, tt, s, **kw: transport_distillation(i, t, ti[:-1], tt[:-1], s, **kw),
+        DataError("on rank 1: the teacher has 11 pairs and the student 12"),
+    ),
+    "OTTER: iterations": (
+        lambda i, t, ti, tt, s, **kw: transport_distillation(i, t, ti, tt, s, iterations=-1, **kw),
+        ConfigError("on rank 1: iterations is -1"),
+    ),
+}
+
+
+def refusals(place, tensors, **kw):
+    """What every disagreement raises on this rank, and that the ranks get on afterwards."""
+    said = {}
+    for how, (otherwise, _) in DISAGREEMENTS.items():
+        usual = CASES["transport_distillation" if "OTTER" in how else "hard_negative_nce"]
+        try:
+            (otherwise if place == 1 else usual)(*tensors, **kw)
+        except (ConfigError, DataError) as error:
+            said[how] = (type(error).__name__, str(error))
+    said["afterwards"] = float(CASES["hard_negative_nce"](*tensors, **kw).detach())
+    return said
 
 
 def value_and_gradients(loss, leaves):
@@ -56,8 +144,13 @@ def value_and_gradients(loss, leaves):
     return [loss.detach(), *torch.autograd.grad(2.0 * loss, leaves)]
 
 
+def no_reduce_scatter(*args, **kwargs):
+    raise RuntimeError("ProcessGroupGloo does not support reduce_scatter")  # as before PyTorch 2.8
+
+
 def run(rank, rendezvous, results):
     torch.set_num_threads(1)
+    reduce_scatter, dist.reduce_scatter = dist.reduce_scatter, no_reduce_scatter
     dist.init_process_group(
         "gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=3, timeout=timedelta(seconds=60)
     )
@@ -77,6 +170,26 @@ def run(rank, rendezvous, results):
                     *leaves[:2], teacher_image[own], teacher_text[own], leaves[2], caption_ids=own_ids, group=group
                 )
                 outcome[group_name, case, ids_name] = value_and_gradients(value, leaves)
+        teacher = [teacher_image[own], teacher_text[own]]
+        for case in FROZEN_CASES:
+            for frozen_name, frozen in FROZEN.items():
+                given = [image[own], text[own], scale]
+                given = [t.clone().requires_grad_(i not in frozen) for i, t in enumerate(given)]
+                value = CASES[case](*given[:2], *teacher, given[2], caption_ids=CAPTIONS[own], group=group)
+                leaves = [tensor for tensor in given if tensor.requires_grad]
+                outcome[group_name, case, "frozen", frozen_name] = value_and_gradients(value, leaves)
+        if group_name == "2 ranks":
+            leaves = [tensor.clone().requires_grad_() for tensor in (image[own], text[own], scale)]
+            outcome["refusals"] = refusals(
+                place, (*leaves[:2], *teacher, leaves[2]), caption_ids=CAPTIONS[own], group=group
+            )
+        # What NCCL uses, in the one group where all ranks have another number of pairs.
+        if group_name == "3 ranks":
+            dist.reduce_scatter, gather._scatters_sums = reduce_scatter, lambda rows, group: True
+            leaves = [tensor.clone().requires_grad_() for tensor in (image[own], text[own], scale)]
+            value = hard_negative_nce(*leaves, caption_ids=CAPTIONS[own], group=group)
+            outcome["reduce_scatter"] = value_and_gradients(value, leaves)
+            dist.reduce_scatter, gather._scatters_sums = no_reduce_scatter, lambda rows, group: False
     torch.save(outcome, f"{results}/{rank}.pt")
     dist.barrier()
     dist.destroy_process_group()
@@ -111,6 +224,44 @@ def test_ranks_together_equal_one_process(outcomes, group_name, case, ids_name):
     precision = 1e-3 if "900" in case else 1e-5
     for got, wanted in zip(actual, one_process(case, ids_name), strict=True):
         torch.testing.assert_close(got.double(), wanted, rtol=precision, atol=precision * float(wanted.abs().max()))
+
+
+@pytest.mark.parametrize("frozen_name", FROZEN)
+@pytest.mark.parametrize("case", FROZEN_CASES)
+@pytest.mark.parametrize("group_name", GROUPS)
+def test_frozen_inputs_change_no_other_gradient(outcomes, group_name, case, frozen_name):
+    ranks, _ = GROUPS[group_name]
+    parts = [outcomes[rank][group_name, case, "frozen", frozen_name] for rank in ranks]
+    kept = [place for place in range(3) if place not in FROZEN[frozen_name]]
+    value, *gradients = one_process(case, "equal captions")
+    actual = [sum(part[0] for part in parts) / len(ranks)]
+    for place in kept:
+        own = [part[1 + kept.index(place)] for part in parts]
+        actual.append((sum(own) if place == 2 else torch.cat(own)) / len(ranks))
+    for got, wanted in zip(actual, [value, *(gradients[place] for place in kept)], strict=True):
+        torch.testing.assert_close(got.double(), wanted, rtol=1e-5, atol=1e-5 * float(wanted.abs().max()))
+
+
+def test_sums_are_scattered_where_the_back_end_can(outcomes):
+    for rank in range(3):
+        expected = outcomes[rank]["3 ranks", "hard_negative_nce", "equal captions"]
+        for got, wanted in zip(outcomes[rank]["reduce_scatter"], expected, strict=True):
+            torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("how", DISAGREEMENTS)
+def test_ranks_that_disagree_all_raise_the_same(outcomes, how):
+    error = DISAGREEMENTS[how][1]
+    first, second = (outcomes[rank]["refusals"][how] for rank in GROUPS["2 ranks"][0])
+    assert first == second
+    assert first[0] == type(error).__name__
+    assert str(error) in first[1]
+
+
+def test_a_refused_batch_leaves_the_ranks_in_step(outcomes):
+    values = [outcomes[rank]["refusals"]["afterwards"] for rank in GROUPS["2 ranks"][0]]
+    whole = float(one_process("hard_negative_nce", "equal captions")[0])
+    assert sum(values) / 2 == pytest.approx(whole, rel=1e-5)
 
 
 @pytest.mark.parametrize("case", ["info_nce", "hard_negative_nce", "self_distillation"])

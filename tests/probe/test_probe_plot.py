@@ -3,7 +3,7 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 
 from stillroom.probe.config import METHODS
-from stillroom.probe.plot import STYLES, curve_bytes, curve_figure, curves_bytes, curves_figure
+from stillroom.probe.plot import STYLES, curve_bytes, curve_figure
 
 
 def points(methods=METHODS, shots=(1, 2, 4)):
@@ -43,13 +43,3 @@ def test_svg_and_png_are_files_of_their_kind_and_repeat():
 
 def test_zero_shot_alone_can_be_drawn():
     assert curve_bytes(points()[:1], "svg")
-
-
-def test_panels_share_one_legend():
-    panels = [("a", points(), 0.1), ("b", points(shots=(1, 2)), None)]
-    figure = curves_figure(panels)
-    assert [axes.get_title(loc="left") for axes in figure.axes] == ["a", "b"]
-    assert [len(axes.get_lines()) for axes in figure.axes] == [len(METHODS) + 1] * 2
-    assert len(figure.legends) == 1
-    assert not any(axes.get_legend() for axes in figure.axes)
-    assert curves_bytes(panels, "png").startswith(b"\x89PNG")

@@ -15,22 +15,28 @@ import pytest
 
 from stillroom.artifacts import StageWriter, open_stage
 from stillroom.concepts.config import ConceptsConfig, HeadConfig
-from stillroom.concepts.heads import make_labels
+from stillroom.concepts.features import fixed_lists
+from stillroom.concepts.heads import LinearHead, make_labels
+from stillroom.concepts.join import load_pseudo_labels
+from stillroom.concepts.labels import load_heads
+from stillroom.concepts.pseudo_labels import top_k_labels
+from stillroom.concepts.quality import softmax
 from stillroom.concepts.run import run as run_concepts
-from stillroom.concepts.steps import PARSED
+from stillroom.concepts.steps import FEATURES, PARSED
 from stillroom.concepts.vocabulary import Concept, format_vocabulary, vocabulary_digest
 from stillroom.errors import ArtifactError
-from stillroom.report import concept_pairs, pictures
+from stillroom.report import concept_candidates, concept_pairs, concept_rows, concepts_page, pictures
 from stillroom.report.concept_candidates import CANDIDATE, CANDIDATES, first_of_each, shard_candidates
 from stillroom.report.concept_pairs import SAMPLES, SHOWN
 from stillroom.report.concept_rows import LEAST_HELD_OUT, SORTS, ConceptRow, choose
-from stillroom.report.concepts_page import MOST_ROWS, write_concepts_page
+from stillroom.report.concepts_page import write_concepts_page
 from stillroom.report.quality_plots import LEFT, RIGHT, TOP, calibration_plot, pooled_recall, recall_plot
 from stillroom.report.samples import DRAWN_SHARDS, FILL_SHARDS
 from stillroom.report.template import percent
 
 HOSTILE = "<script>alert(1)</script> & \"q\" 'a' </title></style><!-- \u202e\0"
 K = 3
+NONE = dict.fromkeys(("recall_at_k", "recall_at_k_mean_of_concepts", "recall_at_k_most_frequent", "calibration"))
 
 
 def row(key, caption, objects=(), labels=((0, 0.5), (1, 0.3), (2, 0.2)), attributes=()):
@@ -47,7 +53,10 @@ def write_output(
 ):
     """Write a concepts output by hand: shard -> rows. There are no attributes but "red"."""
     vocabularies = {
-        "objects": [Concept(name=name, count=max(90 - i, 1), examples=(f"a {name}",)) for i, name in enumerate(names)],
+        "objects": [
+            Concept(name=name, count=max(90 - i, 1), examples=(f"a {name}", f"{name} 1", f"{name} 2"))
+            for i, name in enumerate(names)
+        ],
         "attributes": [Concept(name="red", count=7, examples=(HOSTILE,))],
     }
     parsed = StageWriter(out / "parsed", stage=PARSED, config={}, inputs={}, seed=0)
@@ -77,13 +86,14 @@ def write_output(
         with (out / f"{kind}_quality.csv").open("w", encoding="utf-8", newline="") as file:
             csv.writer(file).writerows([("name", "training", "held_out", "recall"), *lines])
     report = {"held_out_pictures": 9, "recall_at_k": 0.5, "recall_at_k_mean_of_concepts": 0.25, **(calibration or {})}
+    report["recall_at_k_most_frequent"] = 0.125
     vocabulary = {kind: {"digest": vocabulary_digest(found)} for kind, found in vocabularies.items()}
     summary = {
         "pairs": sum(map(len, tables.values())),
         "teacher": {"name": f"hf:{HOSTILE}", "feature_dim": 64},
         "top_k": K,
         "vocabulary": vocabulary,
-        "heads": {"objects": report},
+        "heads": {"objects": report, "attributes": {**report, "held_out_pictures": 0, **NONE}},
         "faults": {},
     }
     writer.finish(summary, shards=list(tables), timings={})
@@ -158,7 +168,7 @@ def test_strips_show_the_surest_the_hardest_and_the_news(pictured):
     assert set(cards) == {"dog", "cat", "tree", "red"}
     assert cards["dog"] == {
         "Surest": [("a dog", "90%")],
-        "Hardest": [("my dog", "not in its 3"), ("a dog", "90%")],
+        "Hardest": [("my dog", "no label"), ("a dog", "90%")],
         "Seen, not named": [("a cat", "70%")],
     }
     assert cards["cat"]["Surest"] == cards["cat"]["Hardest"] == [("a cat", "30%")]
@@ -173,6 +183,7 @@ def test_figures_are_the_tables(pictured):
         "3 + 1 objects + attributes",
         "3 + 3 labels for each picture",
         "that 9 held-out captions name, 50.0% are among their picture’s 3 labels (25.0% as the mean over concepts)",
+        "Giving every picture the 3 most frequent objects would find 12.5%",
         "recall 75% of 8",
         "no held-out caption names it",
         "expected calibration error 0.125",
@@ -180,9 +191,9 @@ def test_figures_are_the_tables(pictured):
         assert shown in text
     rows = re.findall(r"<tr><td><b dir=\"auto\">(.*?)</tr>", page, re.DOTALL)
     assert [text_of(found) for found in rows[:3]] == [
-        "dog a dog 90 80 8 75%",
-        "cat a cat 89 70 6 50%",
-        "tree a tree 88 3 0",
+        "dog a dog · dog 1 · dog 2 90 80 8 75%",
+        "cat a cat · cat 1 · cat 2 89 70 6 50%",
+        "tree a tree · tree 1 · tree 2 88 3 0",
     ]
     # Named and not named: 0.9 of dog, 0 of lost, 0.3 of cat, 1 of tree.
     assert "55% of the labels’ probability lies on objects that it names" in text
@@ -268,8 +279,7 @@ def test_no_caption_is_a_sample_twice_and_half_are_held_out(tmp_path):
 def test_nothing_held_out_is_said(pictured):
     path = pictured / "summary.json"
     summary = json.loads(path.read_text())
-    none = dict.fromkeys(("recall_at_k", "recall_at_k_mean_of_concepts", "calibration"))
-    summary["heads"] = {"objects": {"held_out_pictures": 0, **none}}
+    summary["heads"] = {"objects": {"held_out_pictures": 0, **NONE}}
     path.write_text(json.dumps(summary))
     text = text_of(page_of(pictured))
     assert "No caption was held out" in text
@@ -295,11 +305,19 @@ def test_tables_that_were_changed_are_refused(pictured):
         write_concepts_page(pictured)
 
 
-def test_long_vocabularies_are_cut_and_the_rest_is_said(tmp_path):
-    names = [f"n{chr(97 + i // 676)}{chr(97 + i // 26 % 26)}{chr(97 + i % 26)}" for i in range(MOST_ROWS + 50)]
+def test_long_vocabularies_are_cut_and_the_rest_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr(concepts_page, "MOST_ROWS", 2000)
+    for module in (concepts_page, concept_rows):
+        monkeypatch.setattr(module, "ALL_EXAMPLES", 3)
+    names = [f"n{chr(97 + i // 676)}{chr(97 + i // 26 % 26)}{chr(97 + i % 26)}" for i in range(2050)]
     page = page_of(write_output(tmp_path / "out", {"s": [row("k", "x" * 10**6, names[:1])]}, names))
-    assert page.count("<tr><td>") == MOST_ROWS + 1
-    assert f"Of the {MOST_ROWS + 50:,} objects the first {MOST_ROWS:,} are here" in text_of(page)
+    assert page.count("<tr><td>") == 2000 + 1
+    assert [text_of(cell) for cell in re.findall(r"<tr><td>.*?<small.*?</small>", page)[2:4]] == [
+        "naac a naac · naac 1 · naac 2",
+        "naad a naad",
+    ]
+    assert "up to three of these (one after the first 3)" in text_of(page)
+    assert "Of the 2,050 objects the first 2,000 are here" in text_of(page)
     assert len(page) < 600_000
     assert "1,000,000 characters" in text_of(page)
 
@@ -309,7 +327,9 @@ def test_few_shards_are_read_and_opened(tmp_path, monkeypatch):
     out = write_output(tmp_path / "out", tables)
     asked, read = [], []
     original = concept_pairs.shard_candidates
-    monkeypatch.setattr(concept_pairs, "shard_candidates", lambda *given: read.append(1) or original(*given))
+    monkeypatch.setattr(
+        concept_pairs, "shard_candidates", lambda *given, **more: read.append(1) or original(*given, **more)
+    )
     monkeypatch.setattr(pictures, "open_data", lambda data, reader: ["the shards"])
     monkeypatch.setattr(pictures, "thumbnails", lambda shards, places, side: asked.extend(places) or {})
     page = page_of(out)
@@ -358,7 +378,34 @@ def test_candidates_are_those_of_a_slow_count():
     )
     assert mass == pytest.approx(named)
     nothing = shard_candidates(make_labels([[], [1]], 2), np.zeros((2, 1), int), np.zeros((2, 1)), hashes[:2])
-    assert [len(nothing[0][strip]) for strip in ("surest", "hardest", "unnamed")] == [0, 1, 0]
+    assert [len(nothing[0][strip]) for strip in ("surest", "hardest", "unnamed")] == [0, 0, 0]
+
+
+def test_the_hardest_are_ranked_by_the_heads_probability(monkeypatch):
+    monkeypatch.setattr(concept_candidates, "PAIRS_AT_ONCE", 7)
+    rng = np.random.default_rng(2)
+    classes, pictures_, k = 30, 120, 4
+    head = LinearHead(weight=rng.normal(size=(classes, 6)).astype(np.float32), bias=rng.normal(size=classes))
+    features = rng.normal(size=(pictures_, 6)).astype(np.float16)
+    concepts = [sorted(rng.choice(classes, rng.integers(0, 4), replace=False).tolist()) for _ in range(pictures_)]
+    ids, probs = top_k_labels(head.logits(features), k)
+    hashes = rng.permutation(pictures_).astype(np.uint64)
+    given = (ids.astype(np.int64), probs.astype(np.float64), hashes)
+    blind = 5  # pictures at the end that have neither features nor labels
+    given = [np.concatenate([part, np.zeros((blind, *part.shape[1:]), part.dtype)]) for part in given]
+    named = make_labels([*concepts, *[[1, 2]] * blind], classes)
+    strips, _ = shard_candidates(named, *given, head=head, features=features)
+    full = softmax(features.astype(np.float64) @ head.weight.T.astype(np.float64) + head.bias)
+    full /= np.sort(full, axis=1)[:, -k:].sum(axis=1, keepdims=True)
+    for concept in range(classes):
+        named = [row for row in range(pictures_) if concept in concepts[row]]
+        wanted = sorted(named, key=lambda row: full[row, concept])[:CANDIDATES]
+        own = strips["hardest"][strips["hardest"]["concept"] == concept]
+        np.testing.assert_allclose(own["share"], full[wanted, concept], rtol=4e-3, atol=1e-7)
+        assert set(own["row"].tolist()) == set(wanted)
+        assert own["label"].tolist() == [concept in ids[row] for row in own["row"].tolist()]
+    assert not strips["hardest"]["label"].all()
+    assert strips["surest"]["label"].all()
 
 
 def test_the_first_of_each_concept_do_not_depend_on_how_the_shards_are_cut():
@@ -427,7 +474,7 @@ def test_the_stages_own_output_makes_a_page(tmp_path, shapes_tar):
         teacher_pretrained=False,
         image_size=32,
         min_count=2,
-        top_k=K,
+        top_k=2,
         heads=HeadConfig(epochs=1, batch_size=8, held_out=0.4),
         precision="fp32",
         workers=1,
@@ -440,5 +487,56 @@ def test_the_stages_own_output_makes_a_page(tmp_path, shapes_tar):
     assert "earlier version" not in page
     assert f"{summary['pairs']} pairs labelled" in text_of(page)
     assert page.count('class="held"') > 0
+    assert "classifier for" not in text_of(page)
     assert open_stage(out, "concepts").summary == summary  # the page is no part of the output
     assert run_concepts(str(shapes_tar.parent), config, out) == summary
+
+
+def test_the_hardest_pictures_of_the_stages_own_output(tmp_path, shapes_tar):
+    """Ranked and shown by the full softmax of what is stored, also where the concept is no label."""
+    config = ConceptsConfig(
+        teacher="timm:test_vit.r160_in1k",
+        teacher_pretrained=False,
+        image_size=32,
+        min_count=2,
+        top_k=1,
+        heads=HeadConfig(epochs=1, batch_size=8),
+        precision="fp32",
+        workers=1,
+    )
+    out = tmp_path / "out"
+    run_concepts(str(shapes_tar.parent), config, out)
+    heads, stage = load_heads(out / "heads.safetensors"), open_stage(out / "features", FEATURES)
+    features = fixed_lists(stage.shard(stage.shards[0]), "features").astype(np.float64)
+    captions = open_stage(out / "parsed", PARSED).shard(stage.shards[0])["caption"].to_pylist()
+    cards = cards_of(page_of(out))
+    for kind in ("objects", "attributes"):
+        head = heads[kind]
+        full = softmax(features @ head.weight.T.astype(np.float64) + head.bias)
+        shares = 100 * full / full.max(axis=1, keepdims=True)
+        for place, concept in enumerate(load_pseudo_labels(out).names[kind]):
+            named = [i for i in range(12) if concept in captions[i].split()]
+            wanted = sorted((shares[i, place], captions[i]) for i in named)[:SHOWN]
+            told = [(text, percent(share) if share > 99.999 else f"({percent(share)})") for share, text in wanted]
+            shown = cards[concept]["Hardest"]
+            assert [below for _, below in shown] == [below for _, below in told]
+            assert sorted(shown) == sorted(told)  # of several labels with 100% chance decides
+    (out / "features").rename(tmp_path / "elsewhere")
+    page = page_of(out)
+    assert "The stored features were deleted" in text_of(page)
+    assert "no label" in {below for strips in cards_of(page).values() for _, below in strips.get("Hardest", ())}
+
+
+def test_a_kind_without_a_head_and_recalls_that_say_nothing_are_said(pictured):
+    path = pictured / "summary.json"
+    summary = json.loads(path.read_text())
+    summary["heads"]["objects"] |= NONE
+    del summary["heads"]["attributes"]
+    path.write_text(json.dumps(summary))
+    page = page_of(pictured)
+    assert "There is no classifier for the 1 attributes" in text_of(page)
+    assert "There are 3 objects and a picture has 3 labels" in text_of(page)
+    assert "No caption was held out" not in text_of(page)
+    assert "earlier version" not in text_of(page)
+    assert '<div class="vocabulary" data-kind="attributes"' in page
+    assert set(cards_of(page)) == {"dog", "cat", "tree"}

@@ -5,6 +5,8 @@ import os
 import random
 import signal
 import time
+import weakref
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +14,9 @@ from train_miniature import config, write_tar
 
 from stillroom.artifacts import write_bytes
 from stillroom.errors import ArtifactError
-from stillroom.train.checkpoints import Checkpoints
+from stillroom.train import checkpoints as checkpoints_module
+from stillroom.train import loop
+from stillroom.train.checkpoints import Checkpoints, order_digest
 from stillroom.train.run import run
 
 CHANGES = {
@@ -78,16 +82,49 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path, caplog):
     checkpoints = Checkpoints(tmp_path / "checkpoints", keep=2)
     assert checkpoints.newest() is None
     for step in (3, 5, 12):
-        checkpoints.save(step, {"step": step}, best=step == 5)
+        checkpoints.save(step, {"step": step})
     assert checkpoints.steps() == [5, 12]
-    assert checkpoints.newest() == {"step": 12}
+    newest = checkpoints.newest()
+    assert (newest.step, newest.damaged) == (12, ())
+    assert checkpoints.load(newest) == {"step": 12}
     write_bytes(checkpoints.path(12), b"half a file")
-    assert checkpoints.newest() == {"step": 5}
+    with pytest.raises(ArtifactError, match="step-000000012.pt is not what the first rank reads there"):
+        checkpoints.load(newest)
+    newest = checkpoints.newest()
+    assert (newest.step, newest.damaged) == (5, (12,))
     assert "step-000000012.pt is not a checkpoint that can be loaded safely" in caplog.text
     write_bytes(checkpoints.path(5), b"")
     with pytest.raises(ArtifactError, match="step-000000005.pt"):
         checkpoints.newest()
-    assert torch.load(tmp_path / "checkpoints" / "best.pt", weights_only=True) == {"step": 5}
+
+
+@pytest.mark.parametrize("keep", [1, 2])
+def test_damaged_checkpoints_take_no_place_of_whole_ones(tmp_path, keep):
+    before = Checkpoints(tmp_path, keep=9)
+    for step in (3, 6, 9, 12):
+        before.save(step, {"step": step})
+    for step in (9, 12):
+        write_bytes(before.path(step), b"half a file")
+    newest = before.newest()
+    resumed = Checkpoints(tmp_path, keep=keep, damaged=newest.damaged)
+    assert resumed.steps() == [3, 6, 9, 12]  # nothing goes before there is something newer
+    resumed.save(7, {"step": 7})
+    assert resumed.steps() == [6, 7][-keep:]
+    resumed.save(12, {"step": 12})
+    assert resumed.steps() == [7, 12][-keep:]
+    assert resumed.load(resumed.newest()) == {"step": 12}
+
+
+def test_a_damaged_checkpoint_is_written_again_under_its_name(tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep=1, damaged=(4,))
+    checkpoints.save(4, {"step": 4})
+    assert checkpoints.load(checkpoints.newest()) == {"step": 4}
+
+
+def test_the_order_is_that_of_names_and_counts():
+    digests = [order_digest(*given) for given in ((["a", "b"], (1, 2)), (["b", "a"], (1, 2)), (["a", "b"], (2, 1)))]
+    assert len(set(digests)) == 3
+    assert order_digest(["a", "b"], [1, 2]) == digests[0]
 
 
 def test_pickled_code_in_a_checkpoint_is_not_run(tmp_path):
@@ -102,11 +139,68 @@ def test_pickled_code_in_a_checkpoint_is_not_run(tmp_path):
     assert not (tmp_path / "owned").exists()
 
 
-def test_a_checkpoint_of_other_data_is_refused(data, tmp_path):
+def unfinished(out):
+    """Make a finished run one that was killed before its last file."""
+    (out / "manifest.json").unlink()
+    (out / "slots.json").unlink(missing_ok=True)
+
+
+def test_other_data_is_refused_by_its_size_before_any_checkpoint_is_read(data, tmp_path, monkeypatch):
+    pairs = tmp_path / "pairs.tar"
+    pairs.write_bytes(Path(data).read_bytes())
     short = config(**{**CHANGES, "samples": 16})
-    run(data, short, tmp_path / "out")
-    (tmp_path / "out" / "manifest.json").unlink()
-    write_tar(tmp_path / "more.tar", 60)
-    os.replace(tmp_path / "more.tar", data)
+    run(str(pairs), short, tmp_path / "out")
+    unfinished(tmp_path / "out")
+    write_tar(pairs, 60)
+    monkeypatch.setattr(Checkpoints, "newest", None)
+    with pytest.raises(ArtifactError, match=r'another run .inputs\.contents\..* bytes" there, .* bytes" asked for'):
+        run(str(pairs), short, tmp_path / "out", resume=True)
+
+
+def test_a_checkpoint_of_other_data_is_refused_where_its_size_is_not_known(data, tmp_path):
+    pairs = tmp_path / "pairs.tar"
+    pairs.write_bytes(Path(data).read_bytes())
+    short = config(**{**CHANGES, "samples": 16})
+    run(f"file://{pairs}", short, tmp_path / "out")
+    unfinished(tmp_path / "out")
+    write_tar(pairs, 60)
     with pytest.raises(ArtifactError, match="had 47 usable pairs, DATA now has 59"):
-        run(data, short, tmp_path / "out", resume=True)
+        run(f"file://{pairs}", short, tmp_path / "out", resume=True)
+
+
+def test_a_checkpoint_of_as_many_pairs_in_another_order_is_refused(tmp_path):
+    first, second = (write_tar(tmp_path / name, count) for name, count in (("0.tar", 30), ("1.tar", 40)))
+    places = f"file://{first}::file://{second}"
+    short = config(**{**CHANGES, "samples": 16})
+    run(places, short, tmp_path / "out")
+    unfinished(tmp_path / "out")
+    first.rename(tmp_path / "kept.tar")
+    second.rename(first)
+    (tmp_path / "kept.tar").rename(second)
+    with pytest.raises(ArtifactError, match="had other shards, or the same in another order"):
+        run(places, short, tmp_path / "out", resume=True)
+
+
+def test_a_checkpoint_is_not_held_while_training_goes_on(data, tmp_path, monkeypatch):
+    short = config(**{**CHANGES, "samples": 32, "checkpoint_samples": 16, "keep_checkpoints": 9})
+    run(data, short, tmp_path / "out")
+    unfinished(tmp_path / "out")
+    (tmp_path / "out" / "checkpoints" / "step-000000004.pt").unlink()
+    load, loaded, held = checkpoints_module.load_checkpoint, [], []
+
+    def noted(path):
+        state = load(path)
+        loaded.extend(weakref.ref(tensor) for tensor in state["state_dict"].values())
+        return state
+
+    step = loop.Trainer.step
+
+    def checked(self, *given):
+        held.append(sum(tensor() is not None for tensor in loaded))
+        return step(self, *given)
+
+    monkeypatch.setattr(checkpoints_module, "load_checkpoint", noted)
+    monkeypatch.setattr(loop.Trainer, "step", checked)
+    run(data, short, tmp_path / "out", resume=True)
+    assert len(loaded) > 10
+    assert held == [0, 0]

@@ -1,6 +1,7 @@
 """What a recipe can ask for beyond the plain run: locked towers, scores, logs, checkpoints by the clock, estimates."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,13 +10,14 @@ from train_miniature import MODEL, config, equal, weights, write_tar
 
 from stillroom import load_model
 from stillroom.cli import main
-from stillroom.errors import ConfigError
+from stillroom.errors import ConfigError, DataError, StillroomError
 from stillroom.evaluate.during_training import make_scorer
 from stillroom.train import assemble as assemble_module
-from stillroom.train import sources
+from stillroom.train import estimate, loop, sources
 from stillroom.train.config import EvaluationConfig
-from stillroom.train.estimate import estimate_lines
+from stillroom.train.estimate import estimate_lines, try_pairs
 from stillroom.train.run import run
+from stillroom.train.setup import build_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -33,8 +35,6 @@ def rows(out, name="metrics.jsonl"):
 
 
 def started_from(changes):
-    from stillroom.train.setup import build_model
-
     torch.manual_seed(0)
     return build_model(config(**changes).model)[1].state_dict()
 
@@ -83,12 +83,29 @@ def test_gradient_checkpointing_changes_memory_not_weights(data, tmp_path):
     run(data, config(optimizer=sgd, model={"open_clip": MODEL, "gradient_checkpointing": True}), tmp_path / "less")
     plain, less = weights(tmp_path / "plain"), weights(tmp_path / "less")
     assert all(torch.allclose(plain[name], less[name], atol=1e-5) for name in plain)
+    # What a graph keeps of four layers in each tower: all of them, or where each begins.
+    kept, begun = (held_at_once(data, deep(4, gradient_checkpointing=less)) for less in (False, True))
+    assert begun < kept / 4
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
-def test_lower_precision_learns_and_resumes(data, tmp_path, precision):
-    long = {"samples": 800, "optimizer": {"lr": 3e-3, "warmup_samples": 80}, "precision": precision}
+def test_lower_precision_learns_and_resumes(data, tmp_path, precision, monkeypatch):
+    long = {"samples": 800, "optimizer": {"lr": 3e-3, "warmup_samples": 80}, "precision": precision, "micro_batch": 4}
     run(data, config(**long), tmp_path / "a")
+    step = loop.Trainer.step
+
+    def dying(self, number, *batch):
+        if number == 55:
+            raise KeyboardInterrupt
+        return step(self, number, *batch)
+
+    monkeypatch.setattr(loop.Trainer, "step", dying)
+    with pytest.raises(KeyboardInterrupt):
+        run(data, config(**long), tmp_path / "b")
+    monkeypatch.setattr(loop.Trainer, "step", step)
+    run(data, config(**long), tmp_path / "b", resume=True)
+    assert equal(weights(tmp_path / "a"), weights(tmp_path / "b"))
+    assert rows(tmp_path / "a") == rows(tmp_path / "b")
     logged = rows(tmp_path / "a")
     assert logged[-1]["contrastive"] < 0.8 * logged[0]["contrastive"]
     assert all(tensor.dtype == torch.float32 for tensor in weights(tmp_path / "a").values() if tensor.ndim > 1)
@@ -133,6 +150,7 @@ def test_scores_during_training_keep_the_best_and_leave_the_weights_alone(data, 
         modes.append((model.training, preprocess is not None, tokenizer(["a"]).shape))
         return {"shapes/acc1": next(given), "names/recall": 0.5}
 
+    scorer.check = lambda: None
     every = {"tasks": ("x",), "every_samples": 24}
     run(data, config(evaluation=every, keep_checkpoints=9), tmp_path / "scored", scorer=scorer)
     run(data, config(evaluation=every), tmp_path / "plain")
@@ -197,34 +215,106 @@ def test_a_dry_run_counts_and_writes_nothing(data, tmp_path, capsys):
     total = sum(p.numel() for p in model.parameters())
     assert f"parameters: {total / 1e6:,.1f} M" in lines[2]
     assert "8 pairs held at once" in lines[3]
+    assert " more for their exchange" in lines[3]
+    assert lines[4].endswith("losses, optimiser, exchange between ranks and waiting for data come on top")
     recipe = tmp_path / "recipe.toml"
     recipe.write_text('samples = 96\nbatch_size = 8\n[model]\nname = "no"\n[loss]\nconcept_weight = 0.0\n')
     with pytest.raises(SystemExit) as stopped:
-        main(["train", str(recipe), data, "--out", str(tmp_path / "out"), "--dry-run"])
+        main(["train", str(recipe), data, "--dry-run"])
     assert stopped.value.code == 2
     assert "model.name is 'no'" in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
+
+
+def test_a_dry_run_refuses_what_the_run_would_and_holds_no_more_than_a_batch(data):
+    with pytest.raises(DataError, match="batch_size is 64 but only 47 pairs are left to train on"):
+        estimate_lines(data, config(batch_size=64))
+    assert " 8 pairs held at once" in estimate_lines(data, config(micro_batch=2048))[3]
+    assert " 4 pairs held at once" in estimate_lines(data, config(micro_batch=4))[3]
+
+
+def test_a_dry_run_counts_with_as_many_processes_as_the_run(tmp_path, monkeypatch):
+    for number in range(16):
+        write_tar(tmp_path / f"{number:05d}.tar", 8, broken=())
+    asked = []
+    count = estimate.count_slots
+    monkeypatch.setattr(estimate, "count_slots", lambda *given, **how: asked.append(how["workers"]) or count(*given))
+    assert estimate_lines(str(tmp_path / "{00000..00015}.tar"), config())[1].startswith("pairs: 112; ")
+    assert asked == [2]
+
+
+def test_weights_cast_to_bf16_are_not_counted_for_each_pair(data):
+    wide = {**MODEL["model_cfg"], "vision_cfg": {**MODEL["model_cfg"]["vision_cfg"], "width": 256}}
+    recipe = config(model={"open_clip": {**MODEL, "model_cfg": wide}})
+    _, model, tokenizer = build_model(recipe.model)
+    full, half = (
+        try_pairs(model, tokenizer, replace(recipe, precision=name), torch.device("cpu"), most=8, stored_pictures=False)
+        for name in ("fp32", "bf16")
+    )
+    assert half.held < full.held
+    # The cast weights of the image tower's layer: 12 x 256 x 256 numbers of 2 bytes; full precision casts none.
+    assert half.fixed > 12 * 256 * 256 * 2
+    assert full.fixed < half.fixed / 10
+
+
+def test_a_teacher_takes_a_third_more_time_as_do_small_parts(data, monkeypatch):
+    trial = estimate.Trial(seconds=3.0, held=0.0, fixed=0.0, tower=0.0)
+    monkeypatch.setattr(estimate, "try_pairs", lambda *given, **options: trial)
+
+    def rate(**changes):
+        return clock_of(estimate_lines(data, config(**changes))[4])
+
+    soft = {"loss": {"concept_weight": 0.0, "soft_labels": {"weight": 0.5}}, "ema": {"decay": 0.9}}
+    assert [rate(), rate(micro_batch=4), rate(**soft), rate(**soft, micro_batch=4)] == [288, 384, 384, 480]
+
+
+def clock_of(line):
+    """Return the seconds in a dry run's line "time: 4:48 on ..."."""
+    minutes, seconds = line.removeprefix("time: ").split()[0].split(":")
+    return 60 * int(minutes) + int(seconds)
+
+
+def test_a_dry_run_without_memory_names_the_key(data, monkeypatch):
+    def full(*given, **options):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 is full.")
+
+    monkeypatch.setattr(estimate, "image_head", full)
+    monkeypatch.setattr(estimate, "encode_text", full)
+    with pytest.raises(StillroomError, match="no memory for 20.00 MiB more; lower micro_batch"):
+        estimate_lines(data, config())
+
+
+def test_a_dry_run_counts_a_stored_tower_once_for_each_picture(data):
+    locked = config(model={"open_clip": MODEL, "lock_image": True}, augment={"min_crop": 1.0, "max_aspect": 1.0})
+    lines = estimate_lines(data, locked)
+    assert lines[-1].startswith("before: ")
+    assert lines[-1].endswith(" for the locked image tower, once for each picture")
+    # What the projection alone keeps for the backward pass is far less than the tower's activations.
+    held, open_held = (
+        float(found[3].rpartition("at once, ")[2].split()[0]) for found in (lines, estimate_lines(data, config()))
+    )
+    assert held < open_held
+    assert not estimate_lines(data, config())[-1].startswith("before: ")
 
 
 def load_or_build():
-    from stillroom.train.setup import build_model
-
     return build_model(config().model)[1]
+
+
+def deep(layers, **model):
+    """Return a recipe whose towers have so many layers each."""
+    cfg = MODEL["model_cfg"]
+    towers = {key: {**cfg[key], "layers": layers} for key in ("vision_cfg", "text_cfg")}
+    return config(model={"open_clip": {**MODEL, "model_cfg": {**cfg, **towers}}, **model})
+
+
+def held_at_once(data, recipe):
+    """Return the MB a pair that a dry run tells."""
+    return float(estimate_lines(data, recipe)[3].split(" held at once, ")[1].split(" MB")[0])
 
 
 def test_activation_memory_is_that_of_the_graph(data):
     # Twice the layers of both towers hold about twice as much between forward and backward.
-    def held(layers):
-        cfg = MODEL["model_cfg"]
-        towers = {
-            **cfg,
-            "vision_cfg": {**cfg["vision_cfg"], "layers": layers},
-            "text_cfg": {**cfg["text_cfg"], "layers": layers},
-        }
-        line = estimate_lines(data, config(model={"open_clip": {**MODEL, "model_cfg": towers}}))[3]
-        return float(line.split(" held at once, ")[1].split(" MB")[0])
-
-    assert 1.7 < held(8) / held(4) < 2.1
+    assert 1.7 < held_at_once(data, deep(8)) / held_at_once(data, deep(4)) < 2.1
 
 
 def test_fewer_lanes_than_ranks_is_told_with_the_key(data, tmp_path, monkeypatch):

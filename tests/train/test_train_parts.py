@@ -3,17 +3,21 @@
 import io
 import math
 import pickle
+from types import SimpleNamespace
 
 import pytest
 import torch
+from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 
 from stillroom.config_io import build
-from stillroom.errors import ConfigError
+from stillroom.errors import ConfigError, WriteError
+from stillroom.model.load import eval_transform
 from stillroom.records import Fault
-from stillroom.train.augment import apply, draw
+from stillroom.train.augment import apply, draw, random_boxes
 from stillroom.train.config import AugmentConfig, EmaConfig, ModelConfig, OptimizerConfig, TrainConfig
 from stillroom.train.faults import FaultList, collect_faults
+from stillroom.train.logs import cut_log
 from stillroom.train.optimizer import build_optimizer, set_learning_rate
 from stillroom.train.resize import PictureReader
 from stillroom.train.schedule import learning_rate, rate_factor
@@ -34,6 +38,14 @@ def test_warm_up_takes_half_of_a_short_run_at_most_and_a_constant_rate_stays():
     assert learning_rate(0, 100, 8, config) == pytest.approx(0.2)
     assert learning_rate(1, 4, 8, config) == 2.0
     assert learning_rate(99, 100, 8, OptimizerConfig(lr=2.0, warmup_samples=0, schedule="constant")) == 2.0
+
+
+def test_a_warm_up_may_be_given_in_steps():
+    in_steps = OptimizerConfig(lr=2.0, warmup_samples=80, warmup_steps=20)
+    in_pairs = OptimizerConfig(lr=2.0, warmup_samples=160)
+    for step in (0, 7, 19, 60):
+        assert learning_rate(step, 100, 8, in_steps) == learning_rate(step, 100, 8, in_pairs)
+    assert learning_rate(0, 100, 8, OptimizerConfig(lr=2.0, warmup_steps=0)) == 2.0
 
 
 def _generator(seed=0):
@@ -63,6 +75,28 @@ def test_crops_lie_inside_and_keep_their_area():
     assert area.std() > 0.05
     assert aspect.min() > 0.7
     assert aspect.max() < 1.4
+
+
+@pytest.mark.parametrize("min_crop", [0.9, 0.5, 0.08])
+@pytest.mark.parametrize("max_aspect", [1.0, 4 / 3, 2.0])
+def test_crops_have_the_area_that_was_asked_for(min_crop, max_aspect):
+    boxes = random_boxes(20_000, AugmentConfig(min_crop=min_crop, max_aspect=max_aspect), _generator())
+    (width, _, x), (_, height, y) = boxes.permute(1, 2, 0)
+    area, aspect = width * height, width / height
+    assert float(area.min()) >= min_crop - 1e-6
+    assert float(area.max()) <= 1.0
+    # Uniform in between, whatever the aspect.
+    assert float(area.mean()) == pytest.approx((1 + min_crop) / 2, abs=0.01 * (1 - min_crop))
+    assert float(area.std()) == pytest.approx((1 - min_crop) / math.sqrt(12), rel=0.02)
+    assert float((width + x.abs()).max()) <= 1 + 1e-6
+    assert float((height + y.abs()).max()) <= 1 + 1e-6
+    # A box of area a goes into the picture up to an aspect of 1 / a; both shapes are as likely.
+    reach = torch.minimum(torch.tensor(math.log(max_aspect)), -area.log())
+    assert float((aspect.log().abs() - reach).max()) <= 1e-5
+    if max_aspect > 1:
+        share = aspect.log() / reach
+        assert float(share.mean()) == pytest.approx(0.0, abs=0.02)
+        assert float(share.std()) == pytest.approx(1 / math.sqrt(3), rel=0.03)
 
 
 def test_colours_stay_in_range_and_draws_repeat():
@@ -173,6 +207,69 @@ def test_pictures_are_stored_as_they_are_evaluated():
     assert (cut == [255, 0, 0]).all()
 
 
+PREPROCESS = {"size": 28, "mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic", "mode": "RGB"}
+
+
+@pytest.mark.parametrize("mode", ["shortest", "longest", "squash"])
+@pytest.mark.parametrize("shape", [(20_000, 1), (1, 20_000), (700, 2)])
+def test_a_thin_picture_takes_little_memory_and_time(mode, shape):
+    reader = PictureReader(preprocess={**PREPROCESS, "resize_mode": mode, "fill_color": 255})
+    largest = 0
+    enlarge = Image.Image.resize
+
+    def watched(image, size, *options, **more):
+        nonlocal largest
+        largest = max(largest, size[0] * size[1])
+        return enlarge(image, size, *options, **more)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Image.Image, "resize", watched)
+        assert reader(png(Image.new("L", shape, 7))).shape == (32, 32, 3)
+    assert 0 < largest <= 100 * 32 * 32
+
+
+def test_of_a_long_picture_the_middle_is_what_is_seen():
+    picture = Image.new("RGB", (300, 1), "red")
+    picture.paste("blue", (149, 0, 151, 1))
+    seen = PictureReader(preprocess={**PREPROCESS, "resize_mode": "shortest", "fill_color": 0}, margin=1.0)(
+        png(picture)
+    )
+    assert seen[14, 14].tolist() == [0, 0, 255]
+
+
+def test_pictures_of_usual_shapes_are_resized_as_open_clip_does():
+    picture = Image.effect_noise((200, 2), 80).convert("RGB")
+    for mode in ("shortest", "longest"):
+        preprocess = {**PREPROCESS, "resize_mode": mode, "fill_color": 255}
+        steps = image_transform_v2(PreprocessCfg(**preprocess), is_train=False)
+        model = SimpleNamespace(visual=SimpleNamespace(preprocess_cfg=preprocess))
+        # The longer side is at most 100 times the other, or the shorter one stays at least half a pixel.
+        shown = picture if mode == "shortest" else picture.crop((0, 0, 110, 2))
+        assert torch.equal(eval_transform(model)(shown), steps(shown))
+
+
+def test_a_log_is_cut_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "metrics.jsonl"
+    rows = [f'{{"step": {step}}}\n' for step in (20, 40, 60)]
+    path.write_text("".join(rows))
+
+    def full(self, *given, **options):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.replace", full)
+        patch.setattr("pathlib.Path.write_text", full)
+        with pytest.raises(WriteError, match="No space left on device"):
+            cut_log(path, 40)
+    assert path.read_text() == "".join(rows)
+    cut_log(path, 40)
+    assert path.read_text() == "".join(rows[:2])
+    for damaged in ('{"step": 60', "\0\0\0\n", "{}\n"):
+        path.write_text("".join(rows[:2]) + damaged)
+        cut_log(path, 100)
+        assert path.read_text() == "".join(rows[:2])
+
+
 def test_a_pair_that_fails_in_every_epoch_and_after_a_restart_is_one_fault(tmp_path):
     def fault(key, reason="image_unreadable"):
         return Fault(shard="s", key=key, reason=reason)
@@ -212,6 +309,27 @@ def test_a_pair_that_fails_in_every_epoch_and_after_a_restart_is_one_fault(tmp_p
         ({"model": {"name": "a"}, "ema": {"export": True}}, "ema.decay is 0: there is no average"),
         ({"model": {"name": "a"}, "micro_batch": 0}, "micro_batch is 0"),
         ({"model": {"name": "a"}, "stream": {"lanes": 0}}, "stream.lanes is 0"),
+        ({"model": {"name": "a"}, "seed": -1}, r"seed is -1; it must be in \[0, 2147483647\]"),
+        ({"model": {"name": "a"}, "seed": 2**31}, r"seed is 2147483648; it must be in \[0, 2147483647\]"),
+        ({"model": {"name": "a"}, "optimizer": {"beta1": -0.1}}, "optimizer.beta1 is -0.1; it must be 0 or more and"),
+        (
+            {"model": {"name": "a"}, "optimizer": {"beta2": 1.0}},
+            "optimizer.beta2 is 1.0; it must be 0 or more and below",
+        ),
+        ({"model": {"name": "a"}, "optimizer": {"eps": -1.0}}, "optimizer.eps is -1.0; it must be above 0"),
+        ({"model": {"name": "a"}, "optimizer": {"max_grad_norm": -1.0}}, "max_grad_norm is -1.0; it must be 0 or more"),
+        ({"model": {"name": "a"}, "optimizer": {"max_logit_scale": 1.0}}, "max_logit_scale is 1.0; it must be above 1"),
+        ({"model": {"name": "a"}, "optimizer": {"warmup_steps": -1}}, "optimizer.warmup_steps is -1; it must be 0 or"),
+        ({"model": {"name": "a"}, "augment": {"grayscale": 1.5}}, r"augment.grayscale is 1.5; it must be in \[0, 1\]"),
+        ({"model": {"name": "a"}, "augment": {"recolor": -0.5}}, r"augment.recolor is -0.5; it must be in \[0, 1\]"),
+        (
+            {"model": {"name": "a"}, "augment": {"grayscale": 0.6, "recolor": 0.6}},
+            "grayscale and recolor add up to 1.2",
+        ),
+        (
+            {"model": {"name": "a"}, "loss": {"soft_labels": {"text_text": -1.0}}},
+            "soft_labels.text_text is -1.0; it must",
+        ),
     ],
 )
 def test_a_bad_recipe_is_one_clear_line(values, message):

@@ -12,6 +12,7 @@ from train_miniature import MODEL, config, equal, weights, write_tar
 
 from stillroom import load_model
 from stillroom.artifacts import StageWriter
+from stillroom.concepts import features, steps, teacher
 from stillroom.concepts.vocabulary import Concept, format_vocabulary, vocabulary_digest
 from stillroom.data import open_data
 from stillroom.errors import ArtifactError, ConfigError, DataError, StillroomError
@@ -229,10 +230,26 @@ def labels(folder, shard, keys):
     for kind in ("objects", "attributes"):
         (folder / f"{kind}.csv").write_bytes(format_vocabulary(names))
     sizes = {kind: {"digest": vocabulary_digest(names), "size": 4} for kind in ("objects", "attributes")}
-    writer.finish({"vocabulary": sizes}, shards=[shard], timings={})
+    writer.finish({"vocabulary": sizes, "faults": {"image_unreadable": 1}}, shards=[shard], timings={})
     return folder
 
 
+@pytest.fixture
+def no_teacher(monkeypatch):
+    """Make everything raise that builds or runs the frozen encoder."""
+
+    def called(*arguments, **options):
+        raise AssertionError("the teacher was called in training")
+
+    for module in (teacher, features, steps):
+        for name in ("Teacher", "load_teacher", "ready_teacher", "compute_features", "check_given"):
+            if hasattr(module, name):
+                monkeypatch.setattr(module, name, called)
+    with pytest.raises(AssertionError, match="the teacher was called"):
+        steps.load_teacher("efficientnet-lite0")
+
+
+@pytest.mark.usefixtures("no_teacher")
 def test_concept_labels_teach_the_heads_and_leave_with_them(data, tmp_path):
     (shard,) = open_data(data)
     folder = labels(tmp_path / "concepts", shard.name, [f"{index:05d}" for index in range(48) if index != 5])
@@ -258,6 +275,16 @@ def test_labels_that_miss_pairs_or_shards_are_refused(data, tmp_path):
         run(data, config(loss={"concept_weight": 1.0}), tmp_path / "b", concepts=other)
 
 
+def test_labels_that_miss_streamed_pairs_are_refused_before_the_first_step(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop.Trainer, "step", None)
+    (shard,) = open_data(data)
+    few = labels(tmp_path / "few", shard.name, ["00000", "00001"])
+    with pytest.raises(DataError, match=r"44 of 47 pairs have no pseudo-labels, e\.g\. .*00000/00002: run") as caught:
+        run(data, config(loss={"concept_weight": 1.0}, pixel_cache_mb=0), tmp_path / "a", concepts=few)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "a").exists()
+
+
 def test_bad_input_is_one_clear_line(data, tmp_path):
     with pytest.raises(ConfigError, match="no pseudo-labels"):
         run(data, config(loss={"concept_weight": 1.0}), tmp_path / "a")
@@ -265,7 +292,7 @@ def test_bad_input_is_one_clear_line(data, tmp_path):
         run(data, config(batch_size=47), tmp_path / "b")
     with pytest.raises(DataError, match="batch_size is 64 but only 47 pairs"):
         run(data, config(batch_size=64), tmp_path / "b")
-    with pytest.raises(ArtifactError, match="not a finished output of 'stillroom filter'"):
+    with pytest.raises(ArtifactError, match="is not the output of 'stillroom filter'"):
         run(data, config(), tmp_path / "c", keep=tmp_path)
     with pytest.raises(ConfigError, match="model.name is 'ViT-Q'"):
         run(data, config(model={"name": "ViT-Q"}), tmp_path / "d")

@@ -10,9 +10,11 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -21,11 +23,18 @@ import pytest
 import stillroom
 from stillroom.artifacts import StageWriter
 from stillroom.data import open_data
+from stillroom.data import tars as tars_module
 from stillroom.data.images import decode_image
-from stillroom.errors import ArtifactError, ConfigError, StillroomError
+from stillroom.data.tars import open_plain
+from stillroom.errors import ArtifactError, ConfigError, DataError, StillroomError
+from stillroom.filter.kept import Kept
 from stillroom.records import Fault, ImageRef, Sample
-from stillroom.train.lanes import Order, rank_lanes
-from stillroom.train.slots import KeepSet, count_slots, keep_all
+from stillroom.train import slots as slots_module
+from stillroom.train import stream as stream_module
+from stillroom.train.lanes import Order, lane_warnings, rank_lanes
+from stillroom.train.memory import read_pictures
+from stillroom.train.slots import KeepSet, SlotCounts, count_slots, counted_slots, keep_all
+from stillroom.train.sources import check_room
 from stillroom.train.stream import ShardStream
 from stillroom.train.stream_reader import ShardCursor, read_lane
 
@@ -279,6 +288,7 @@ def test_a_shard_that_changed_after_it_was_counted(tars, make_tar, members, dama
     assert fault.shard == "tars-2"
     assert fault.reason == ("shard_unreadable" if damage == "gone" else "shard_truncated")
     assert f"{12 - len(lost)} of 12 pairs" in fault.detail
+    assert f"{len(lost)} are lost" in fault.detail
 
 
 # Kinds of data, and the count.
@@ -413,6 +423,139 @@ def test_pictures_that_are_passed_over_are_not_read(tmp_path):
     first, second = (list(itertools.islice(read_lane(order, lane, 0, cursors[lane]), 5)) for lane in range(2))
     assert sorted(item.key for item in second) == list("56789")
     assert [(item.key, item.reason) for item in first if isinstance(item, Fault)] == [("2", "image_missing")]
+
+
+@dataclass
+class FailingShard:
+    """A shard that ends early as often as `fails` says, each time one pair later."""
+
+    name: str
+    path: Path
+    fails: int
+    begun: int = 0
+
+    def samples(self, *, images=True):
+        self.begun += 1
+        for number in range(10):
+            if self.begun <= self.fails and number == 2 + self.begun:
+                yield Fault(shard=self.name, key="", reason="shard_truncated", detail="timed out")
+                return
+            image = b"x" if images else None
+            ref = ImageRef(url=str(self.path / str(number)))
+            yield Sample(shard=self.name, key=str(number), caption="c", image=image, image_ref=ref)
+
+
+@pytest.mark.parametrize("images", [True, False])
+def test_a_shard_that_ends_early_is_read_on(tmp_path, monkeypatch, images):
+    monkeypatch.setattr(slots_module, "DISK_PAUSES", (0.0, 0.0, 0.0))
+    found = list(counted_slots(FailingShard("s", tmp_path, 3), keep_all, 10, images=images))
+    assert [item.key for item in found] == list("0123456789")
+    *found, fault = counted_slots(FailingShard("s", tmp_path, 4), keep_all, 10, images=images)
+    assert [item.key for item in found] == list("012345")
+    assert fault.detail == "timed out; 6 of 10 pairs were found when it was read again, 4 are lost"
+
+
+def test_a_store_that_is_away_for_a_moment_loses_no_pair(tars, monkeypatch):
+    url = f"file://{tars}"
+    whole, count = steps(stream(f"{url}/2.tar"), 0, 4), count_slots(open_data(f"{url}/2.tar"))
+    opened, pauses = Counter(), []
+
+    def away(place):
+        opened[place] += 1
+        if opened[place] % 3:
+            raise OSError("503")
+        return open_plain(place)
+
+    monkeypatch.setattr(tars_module, "open_plain", away)
+    monkeypatch.setattr(slots_module, "time", SimpleNamespace(sleep=pauses.append))
+    assert count_slots(open_data(f"{url}/2.tar")) == count
+    assert pauses == [0.0, 1.0, 5.0]
+    assert steps(stream(f"{url}/2.tar", slots=count), 0, 4) == whole
+    monkeypatch.setattr(tars_module, "open_plain", gone)
+    pauses.clear()
+    (fault,) = count_slots(open_data(f"{url}/2.tar")).faults
+    assert (fault.reason, pauses) == ("shard_unreadable", [0.0, 1.0, 5.0, 20.0])
+
+
+def gone(place):
+    raise OSError("404")
+
+
+def test_a_file_handle_that_grew_stale_is_opened_again(tars):
+    shards = open_data(str(tars / "2.tar"))
+    slots = count_slots(shards)
+    cursor = ShardCursor(shards, slots, keep_all)
+    reader = read_lane(Order(counts=slots.counts, batch_size=1, lanes=1, shuffle=2, seed=0), 0, 0, cursor)
+    found = [next(reader)]
+    cursor._file = SimpleNamespace(seek=stale, close=cursor._file.close)
+    found += itertools.islice(reader, 11)
+    assert sorted(item.key for item in found if item.image) == [f"{number:03d}" for number in range(12)]
+
+
+def stale(*arguments):
+    raise OSError("Stale file handle")
+
+
+def test_lost_pairs_are_told_once_a_shard_and_are_faults_of_memory_too(tars, caplog):
+    source = stream(tars, lanes=3, batch_size=5)
+    (tars / "2.tar").unlink()
+    list(source.batches(0, 15))
+    told = [record.getMessage() for record in caplog.records if "are lost" in record.getMessage()]
+    assert len(told) == 1
+    assert "0 of 12 pairs were found when it was read again, 12 are lost" in told[0]
+    with ThreadPoolExecutor(1) as pool:
+        memory = read_pictures(source.shards, source.slots, source.order, keep=keep_all, to_pixels=to_pixels, pool=pool)
+    (fault,) = memory.faults
+    assert (fault.shard, fault.reason, len(memory.keys)) == ("tars-2", "shard_unreadable", 13)
+
+
+def test_keys_of_kept_pairs_are_read_once_a_shard_however_many_are_open(tmp_path, make_tar, members, monkeypatch):
+    for number in range(40):
+        make_tar(tmp_path / "t" / f"{number:02d}.tar", members(number % 9, 6))
+    shards = open_data(str(tmp_path / "t"))
+    writer = StageWriter(tmp_path / "f", stage="filter", config={}, inputs={"data": "d"}, seed=0)
+    for shard in shards:
+        writer.write_shard(shard.name, pa.table({"key": [f"{n:03d}" for n in range(6)], "kept": [True] * 6}))
+    writer.finish({}, shards=[shard.name for shard in shards], timings={})
+    keep = KeepSet.open(tmp_path / "f", [shard.name for shard in shards])
+    slots = SlotCounts(counts=(6,) * 40, direct=(True,) * 40)
+    read = []
+    keys = Kept.keys
+    monkeypatch.setattr(Kept, "keys", lambda self, shard: read.append(shard) or keys(self, shard))
+    slots_module._kept_keys.cache_clear()
+    steps(stream(tmp_path / "t", keep=keep, slots=slots, batch_size=40, lanes=40, shuffle=40), 0, 6)
+    assert len(read) <= 2 * 40  # a lane has at most the ends of two shards
+
+
+def test_workers_are_not_sent_captions_or_faults(tars, monkeypatch):
+    sent = []
+
+    def start(dataset, workers):
+        sent.append(pickle.dumps(dataset))
+        return iter(())
+
+    monkeypatch.setattr(stream_module, "_start_loader", start)
+    slots = count_slots(open_data(str(tars)), captions=True)
+    slots = replace(slots, captions=["word " * 2000] * 10 + [f"{n}" * 50 for n in range(2000)])
+    list(stream(tars, slots=slots, workers=2).batches(0, 5))
+    assert len(sent[0]) < 10_000
+
+
+def test_lanes_that_do_not_fit_ranks_or_workers_are_told():
+    assert lane_warnings(128, 8, 16) == []
+    assert lane_warnings(8, 1, 0) == []
+    (line,) = lane_warnings(8, 8, 16)
+    assert line.startswith("1 of 16 workers a rank read and decode")
+    assert "with 128 lanes" in line
+    (line,) = lane_warnings(8, 6, 1)
+    assert "some take 2 lanes' pairs of each batch, others 1" in line
+
+
+def test_features_that_fit_in_no_memory_are_refused():
+    check_room(2**30, 2, memory=6 * 2**30)
+    with pytest.raises(DataError, match=r"take 1\.0 GB, 3 times .* on each of 2 ranks; this machine has 5 GB"):
+        check_room(2**30, 2, memory=5 * 2**30)
+    check_room(1, 1)
 
 
 # Worker processes. The first of these tests pays for a start of torch.

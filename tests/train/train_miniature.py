@@ -19,8 +19,8 @@ MODEL = {
 COLORS = ("red", "green", "blue", "black", "orange", "purple")
 
 
-def write_tar(path, count=48, *, broken=5, empty=6):
-    """Write squares and discs in six colours; one picture is broken and one caption empty."""
+def write_tar(path, count=48, *, broken=(5,), empty=6):
+    """Write squares and discs in six colours; some pictures are broken and one caption empty."""
     with tarfile.open(path, "w") as tar:
         for index in range(count):
             color, shape = COLORS[index % 6], ("square", "disc")[index // 6 % 2]
@@ -30,7 +30,7 @@ def write_tar(path, count=48, *, broken=5, empty=6):
             (draw.rectangle if shape == "square" else draw.ellipse)(box, fill=color)
             stream = io.BytesIO()
             image.save(stream, "PNG")
-            picture = stream.getvalue() if index != broken else b"not a picture"
+            picture = stream.getvalue() if index not in broken else b"not a picture"
             caption = f"a {color} {shape}" if index != empty else "  "
             for extension, content in (("png", picture), ("txt", caption.encode())):
                 info = tarfile.TarInfo(f"{index:05d}.{extension}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,13 @@ from stillroom.filter.kept import Kept
 from stillroom.records import Fault
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import pyarrow as pa
+
+    from stillroom.concepts.parse import CaptionConcepts, Modifier, Token
+
+BLOCK = 1024  # captions whose graphs and tokens are held at once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,11 +56,13 @@ def parse_shard(job: ParseJob) -> tuple[str, pa.Table]:
         if not isinstance(sample, Fault) and (keep is None or sample.key in keep):
             keys.append(sample.key)
             captions.append(sample.caption)
-    distinct = list(dict.fromkeys(captions))
-    graphs = parse_graphs(shared_parser(job.parser), distinct)
-    concepts = {caption: caption_concepts(graph) for caption, graph in zip(distinct, graphs, strict=True)}
+    nlp = shared_parser(job.parser)
+    concepts: dict[str, CaptionConcepts] = {}
+    for block in _blocks(list(dict.fromkeys(captions))):
+        graphs = parse_graphs(nlp, block)
+        for caption, graph, tokens in zip(block, graphs, tokens_of(nlp, block), strict=True):
+            concepts[caption] = caption_concepts(graph, tokens)
     names = pa.list_(pa.string())
-    modifiers = pa.list_(pa.struct([("name", pa.string()), ("object", pa.string()), ("place", pa.int32())]))
     rows = [concepts[caption] for caption in captions]
     table = pa.table(
         {
@@ -61,7 +70,42 @@ def parse_shard(job: ParseJob) -> tuple[str, pa.Table]:
             "caption": pa.array(captions, pa.string()),
             "objects": pa.array([row.objects for row in rows], names),
             "attributes": pa.array([row.attributes for row in rows], names),
-            "modifiers": pa.array([[m._asdict() for m in row.modifiers] for row in rows], modifiers),
+            "modifiers": pa.array([[_stored(m) for m in row.modifiers] for row in rows], pa.list_(modifier_type())),
         }
     )
     return job.shard.name, table
+
+
+def modifier_type() -> pa.DataType:
+    """Return how a `Modifier` is stored: `around` as a digest, since only its distinct values are counted."""
+    import pyarrow as pa
+
+    return pa.struct(
+        [
+            ("name", pa.string()),
+            ("object", pa.string()),
+            ("place", pa.int32()),
+            ("kind", pa.string()),
+            ("around", pa.int64()),
+        ]
+    )
+
+
+def _stored(modifier: Modifier) -> dict[str, Any]:
+    text = modifier.around.encode("utf-8", "replace")
+    return {**modifier._asdict(), "around": int.from_bytes(hashlib.blake2b(text, digest_size=7).digest(), "big")}
+
+
+def _blocks(captions: list[str]) -> Iterator[list[str]]:
+    for start in range(0, len(captions), BLOCK):
+        yield captions[start : start + BLOCK]
+
+
+def tokens_of(nlp: Any, captions: list[str]) -> list[list[Token]]:
+    """Cut captions into the tokens that their graphs count; the vocabulary forgets the words again."""
+    from stillroom.concepts.parse import Token
+    from stillroom.filter.prepare import parsed_text
+
+    with nlp.memory_zone():
+        docs = map(nlp.make_doc, map(parsed_text, captions))
+        return [[Token(token.text, bool(token.whitespace_)) for token in doc] for doc in docs]

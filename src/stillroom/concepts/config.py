@@ -20,10 +20,11 @@ class HeadConfig:
         epochs: at most so many passes; the held-out part stops earlier.
         patience: stop after so many passes without a better held-out loss; the best pass is kept.
         batch_size: pictures per step.
-        lr: of AdamW, on standardised features, falling to zero by a cosine over `epochs`.
-        weight_decay: of AdamW.
+        lr: learning rate of AdamW, on standardised features; falls to zero by a cosine over `epochs`.
+        weight_decay: weight decay of AdamW.
         resampling: "sqrt" shows pictures of rare concepts more often, "none" shows every picture once a pass.
-        held_out: share of the captions, with all their pictures, that is never trained on; in [0, 0.5].
+        held_out: share of the captions, with all their pictures, that is never trained on: it ends the
+            training early and gives the recall that is reported.
     """
 
     epochs: int = 10
@@ -50,28 +51,30 @@ class ConceptsConfig:
     """Options of `stillroom concepts`. The paper's vocabulary sizes and k were not recovered: all are our choice.
 
     Attributes:
-        teacher: the frozen encoder, see `stillroom.concepts.teacher.load_teacher`.
-        teacher_pretrained: False leaves a `timm:` or `open_clip:` teacher with random weights (for trials and tests).
-        image_size: side of the square the teacher sees, pixels; None takes the size it was trained with.
+        teacher: the frozen encoder that looks at the pictures; docs/concepts.md has the names.
+        teacher_pretrained: false leaves a `timm:` or `open_clip:` teacher with random weights (for trials and tests).
+        image_size: side of the square the teacher sees, in pixels; without it, the size it was trained with.
         fit: how a picture becomes square: "crop" the middle as in the teacher's own evaluation, "pad" with white
             (drawings on white lose nothing), or "squash".
-        min_count: a concept must occur in so many captions.
+        min_count: a concept must occur in at least so many captions.
         max_objects: size of the object vocabulary at most; the most frequent are kept.
         max_attributes: the same for attributes.
         extra_stop_objects: more names that are never objects, beside `stop_objects.txt`.
         extra_stop_attributes: more names that are never attributes, beside `stop_attributes.txt`.
         fold_synonyms: make words one concept whose first sense in WordNet is the same ("car", "automobile"), named by
             the one that more captions hold; needs `stillroom[wordnet]` and WordNet's files.
-        vocabulary: folder with `objects.csv` and `attributes.csv` of an earlier run, edited perhaps; None counts anew.
-        top_k: pseudo-labels of each kind per picture.
+        vocabulary: folder with `objects.csv` and `attributes.csv` of an earlier run, edited perhaps; without it, the
+            vocabulary is counted on the captions.
+        top_k: how many objects, and how many attributes, a picture gets as pseudo-labels.
         heads: training of the classifiers.
-        precision: of the teacher; "auto" is bf16 where the processor multiplies it natively, fp32 elsewhere.
+        precision: of the teacher's arithmetic; "auto" is bf16 where the processor multiplies it natively, fp32
+            elsewhere.
         feature_batch: pictures per teacher forward pass.
         parser: spaCy pipeline that parses the captions.
-        device: torch device of teacher and heads.
+        device: of teacher and heads: "auto" (a GPU if torch sees one, else the CPU), "cpu", "cuda:1" ...
         workers: processes that parse and threads that decode; 0 takes one a core.
-        backend: what parses the captions: local processes, or ray (the cluster at RAY_ADDRESS, or a Ray of this
-            machine). The teacher runs here.
+        backend: what parses the captions: processes of this machine, or Ray (the cluster at RAY_ADDRESS, or a Ray
+            started here). The teacher runs here.
         seed: of the held-out split and of the order of training.
         data: how DATA is read.
     """
@@ -92,7 +95,7 @@ class ConceptsConfig:
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     feature_batch: int = 64
     parser: str = "en_core_web_sm"
-    device: str = "cpu"
+    device: str = "auto"
     workers: int = 0
     backend: Literal["local", "ray"] = "local"
     seed: int = 0

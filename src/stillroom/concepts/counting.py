@@ -2,36 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 
 from stillroom.artifacts import StageOutput
+from stillroom.concepts.caption_names import CaptionNames, Lists, as_lists, read_names, replaced
+from stillroom.concepts.choosing import Choice, choose
+from stillroom.concepts.collocations import free_names
 from stillroom.concepts.config import ConceptsConfig
-from stillroom.concepts.vocabulary import (
-    Concept,
-    Tally,
-    choose_vocabulary,
-    count_concepts,
-    describes,
-    endings,
-    fold_names,
-    longest_names,
-    merge_counts,
-    read_stop_list,
-    read_vocabulary,
-    resolve,
-)
-from stillroom.concepts.wordnet import FirstSense, load_first_senses
+from stillroom.concepts.examples import example_captions
+from stillroom.concepts.names import describes, resolve, spelt
+from stillroom.concepts.vocabulary import Concept, read_stop_list, read_vocabulary
+from stillroom.concepts.wordnet import load_first_senses
 from stillroom.errors import ConfigError
 
+log = logging.getLogger("stillroom")
 KINDS = ("objects", "attributes")
+COLUMNS = ["objects", "attributes", "modifiers"]
+SHOWN = 5  # names that no caption has, in a message
 Vocabularies = Mapping[str, Sequence[Concept]]
-# A shard's captions, each with the names of one kind in it.
-NamedCaptions = Iterable[tuple[str, Sequence[str]]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +43,9 @@ class Naming:
 
 
 def make_vocabularies(parsed: StageOutput, config: ConceptsConfig) -> Vocabularies:
-    """Count and choose both vocabularies, or read those of `config.vocabulary`.
+    """Count and choose both vocabularies, or take those of `config.vocabulary` and count them anew.
+
+    Either way a concept's count is the number of captions of `parsed` that get it from `concept_ids`.
 
     Raises:
         ConfigError: no concept of either kind is frequent enough, or the vocabulary that was given is empty.
@@ -57,63 +54,103 @@ def make_vocabularies(parsed: StageOutput, config: ConceptsConfig) -> Vocabulari
         given = {kind: read_vocabulary(Path(config.vocabulary) / f"{kind}.csv") for kind in KINDS}
         if not any(given.values()):
             raise ConfigError(f"both vocabularies in {config.vocabulary} are empty; put in at least one name")
-        return given
-    chosen: dict[str, list[Concept]] = {}
-    most = 0
+        captions = _read(parsed)
+        counted = {kind: _count_given(captions, kind, given, config) for kind in KINDS}
+    else:
+        captions = _read(parsed)
+        counted = _choose_both(captions, config)
+    return {kind: _with_examples(parsed, captions, kind, counted, config) for kind in KINDS}
+
+
+def _read(parsed: StageOutput) -> CaptionNames:
+    return read_names(table for _, table in parsed.tables(COLUMNS))
+
+
+def _choose_both(captions: CaptionNames, config: ConceptsConfig) -> dict[str, list[Concept]]:
     senses = load_first_senses() if config.fold_synonyms else {}
+    stop = stop_list("objects", config)
+    objects = choose(
+        captions.object_rows,
+        list(captions.objects),
+        stop,
+        min_count=config.min_count,
+        max_size=config.max_objects,
+        free=partial(free_names, captions, stop=stop, min_count=config.min_count),
+        sense=senses.get("objects"),
+    )
     # Objects come first: which words are attributes depends on which compounds are objects of their own.
-    for kind, size in zip(KINDS, (config.max_objects, config.max_attributes), strict=True):
-        objects = naming("objects", chosen.get("objects", ()), config)
-        chosen[kind], frequency = _choose(
-            partial(_captions, parsed, kind, objects),
-            stop_list(kind, config),
-            senses.get(kind),
-            min_count=config.min_count,
-            max_size=size,
-        )
-        most = max(most, frequency)
+    chosen = {"objects": _concepts(objects)}
+    attributes = choose(
+        captions.word_rows,
+        _attribute_names(captions, naming("objects", chosen["objects"], config)),
+        stop_list("attributes", config),
+        min_count=config.min_count,
+        max_size=config.max_attributes,
+        sense=senses.get("attributes"),
+    )
+    chosen["attributes"] = _concepts(attributes)
     if not any(chosen.values()):
         raise ConfigError(
-            f"no concept occurs in min_count = {config.min_count} captions, the most frequent one occurs in {most}: "
-            "lower it with --set min_count=N, or give more pairs"
+            f"no concept occurs in min_count = {config.min_count} captions, the most frequent one occurs in "
+            f"{max(objects.most, attributes.most)}: lower it with --set min_count=N, or give more pairs"
         )
     return chosen
 
 
-def _choose(
-    shards: Callable[[], Iterator[NamedCaptions]],
-    stop: frozenset[str],
-    sense: FirstSense | None,
-    *,
-    min_count: int,
-    max_size: int,
-) -> tuple[list[Concept], int]:
-    """Return a vocabulary, and how many captions hold the most frequent concept. The captions are read 2 or 3 times.
+def _concepts(choice: Choice) -> list[Concept]:
+    return [
+        Concept(name=name, count=count, examples=(), also=also)
+        for name, count, also in zip(choice.names, choice.counts, choice.also, strict=True)
+    ]
 
-    Every count is of captions, also that of several names together, and adds up exactly over shards.
+
+def _attribute_names(captions: CaptionNames, objects: Naming) -> list[str | None]:
+    """Return for each word its name, or None if it is part of the name of an object that `objects` has.
+
+    "fire" is an attribute in "fire truck" only if there is no object "fire truck".
     """
+    return [
+        word.name if word.object is None or describes(word.object, word.place, objects.ids, objects.stop) else None
+        for word in captions.words
+    ]
 
-    def count(concepts: Callable[[Sequence[str]], list[str]]) -> Mapping[str, Tally]:
-        return merge_counts(count_concepts((caption, concepts(names)) for caption, names in rows) for rows in shards())
 
-    def all_endings(names: Sequence[str]) -> list[str]:
-        return [ending for name in names for ending in endings(name, stop)]
+def _count_given(captions: CaptionNames, kind: str, given: Vocabularies, config: ConceptsConfig) -> list[Concept]:
+    counts = np.zeros(len(given[kind]), np.int64)
+    for rows in _concept_rows(captions, kind, given, config):
+        counts += np.bincount(rows.numbers, minlength=len(counts))
+    concepts = [
+        Concept(name=old.name, count=count, examples=(), also=old.also)
+        for old, count in zip(given[kind], counts.tolist(), strict=True)
+    ]
+    _report_unmatched(kind, [concept.name for concept in concepts if not concept.count], len(concepts))
+    return concepts
 
-    # First every ending is counted, to learn which names are one, and which compounds are frequent enough to be whole.
-    every = count(all_endings)
-    also = {} if sense is None else fold_names(every, sense)
-    concept = {name: first for first, others in also.items() for name in (first, *others)}
-    united = count(lambda names: [concept.get(name, name) for name in all_endings(names)]) if also else every
-    whole = {name for name in every if " " not in name or united[concept.get(name, name)].count >= min_count}
-    counts = count(lambda names: [concept.get(name, name) for name in resolve(names, whole, stop)])
-    chosen = choose_vocabulary(counts, min_count=min_count, max_size=max_size, also=also)
-    return chosen, max((tally.count for tally in counts.values()), default=0)
+
+def _report_unmatched(kind: str, names: Sequence[str], size: int) -> None:
+    if names:
+        some = ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
+        plural = any(name.endswith("s") for name in names)
+        hint = "; names are lemmas: 'car' counts for 'cars', and 'cars' for nothing" if plural else ""
+        log.warning("concepts: no caption has %s of the %s %s given: %s%s", len(names), size, kind, some, hint)
+
+
+def _with_examples(
+    parsed: StageOutput, captions: CaptionNames, kind: str, chosen: Vocabularies, config: ConceptsConfig
+) -> list[Concept]:
+    texts = (table["caption"].to_pylist() for _, table in parsed.tables(["caption"]))
+    rows = _concept_rows(captions, kind, chosen, config)
+    examples = example_captions(zip(texts, rows, strict=True), len(chosen[kind]))
+    return [
+        Concept(name=concept.name, count=concept.count, examples=found, also=concept.also)
+        for concept, found in zip(chosen[kind], examples, strict=True)
+    ]
 
 
 def stop_list(kind: str, config: ConceptsConfig) -> frozenset[str]:
     """Return the names that are never concepts of a kind: the package's list and the config's."""
     extra = config.extra_stop_objects if kind == "objects" else config.extra_stop_attributes
-    return read_stop_list(kind).union(extra)
+    return read_stop_list(kind).union(map(spelt, extra))
 
 
 def naming(kind: str, vocabulary: Sequence[Concept], config: ConceptsConfig) -> Naming:
@@ -122,29 +159,23 @@ def naming(kind: str, vocabulary: Sequence[Concept], config: ConceptsConfig) -> 
     return Naming(ids=ids, stop=stop_list(kind, config) - ids.keys())
 
 
-def names_in(table: pa.Table, kind: str, objects: Naming) -> list[list[str]]:
-    """Return for each row of a parsed shard the names of a kind in its caption.
-
-    A noun before a noun is an attribute unless it is part of the name of an object that `objects` has: "fire" is one in
-    "fire truck" only if there is no object "fire truck".
-    """
-    rows = table[kind].to_pylist()
-    if kind == "objects":
-        return [longest_names(names) for names in rows]
-    return [
-        [*names, *(m["name"] for m in modifiers if describes(m["object"], m["place"], objects.ids, objects.stop))]
-        for names, modifiers in zip(rows, table["modifiers"].to_pylist(), strict=True)
-    ]
-
-
-def _captions(parsed: StageOutput, kind: str, objects: Naming) -> Iterator[NamedCaptions]:
-    columns = ["caption", kind] if kind == "objects" else ["caption", kind, "modifiers"]
-    for _, table in parsed.tables(columns):
-        yield zip(table["caption"].to_pylist(), names_in(table, kind, objects), strict=True)
-
-
 def concept_ids(table: pa.Table, kind: str, vocabularies: Vocabularies, config: ConceptsConfig) -> list[list[int]]:
     """Return for each row of a parsed shard the ids of its concepts of a kind, rising."""
+    (rows,) = _concept_rows(read_names([table]), kind, vocabularies, config)
+    starts, numbers = rows.starts.tolist(), rows.numbers.tolist()
+    return [numbers[start:end] for start, end in zip(starts, starts[1:], strict=False)]
+
+
+def _concept_rows(
+    captions: CaptionNames, kind: str, vocabularies: Vocabularies, config: ConceptsConfig
+) -> Iterator[Lists]:
+    """Yield for each shard the ids of the concepts of its captions."""
     own = naming(kind, vocabularies[kind], config)
-    named = names_in(table, kind, naming("objects", vocabularies["objects"], config))
-    return [sorted({own.ids[name] for name in resolve(names, own.ids, own.stop)}) for names in named]
+    if kind == "objects":
+        rows, names = captions.object_rows, list[str | None](captions.objects)
+    else:
+        objects = naming("objects", vocabularies["objects"], config)
+        rows, names = captions.word_rows, _attribute_names(captions, objects)
+    by = as_lists([[own.ids[found] for found in resolve([name] if name else [], own.ids, own.stop)] for name in names])
+    for shard in rows:
+        yield replaced(shard, by)

@@ -11,13 +11,17 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import compress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from stillroom.artifacts import writing
 from stillroom.concepts.teacher import Teacher
+from stillroom.concepts.transform import PictureTransform
 from stillroom.data.images import ImageError, decode_image
+from stillroom.data.reasons import FEATURES_NOT_FINITE
 from stillroom.data.source import Shard
 from stillroom.records import Fault, Sample
 
@@ -132,30 +136,43 @@ def _batches(shard: Shard, keep: Collection[str] | None, size: int) -> Iterator[
 def _encode(samples: list[Sample | Fault], teacher: Teacher, precision: Precision, device: str) -> ShardFeatures:
     import torch
 
-    keys: list[str] = []
+    used: list[Sample] = []
     pictures: list[Any] = []
     faults: list[Fault] = []
     for sample in samples:
-        decoded = sample if isinstance(sample, Fault) else _decode(sample, teacher)
+        if isinstance(sample, Fault):
+            faults.append(sample)
+            continue
+        decoded = _decode(sample, teacher)
         if isinstance(decoded, Fault):
             faults.append(decoded)
         else:
-            keys.append(sample.key)
+            used.append(sample)
             pictures.append(decoded)
     if not pictures:
         return ShardFeatures(keys=[], features=np.zeros((0, teacher.feature_dim), np.float16), faults=faults)
     batch = torch.stack(pictures).to(device, memory_format=torch.channels_last)
     with torch.inference_mode(), torch.autocast(batch.device.type, torch.bfloat16, enabled=precision == "bf16"):
         features = teacher.module(batch).float()
+    finite = features.isfinite().all(1).cpu().numpy()
+    faults += [_not_finite(sample) for sample, good in zip(used, finite, strict=True) if not good]
     # A feature beyond float16 would become infinite and spoil the heads.
     largest = float(np.finfo(np.float16).max)
-    stored = features.clamp(-largest, largest).cpu().numpy().astype(np.float16)
-    return ShardFeatures(keys=keys, features=stored, faults=faults)
+    stored = features.clamp(-largest, largest).cpu().numpy()[finite].astype(np.float16)
+    return ShardFeatures(keys=[sample.key for sample in compress(used, finite)], features=stored, faults=faults)
+
+
+def _not_finite(sample: Sample) -> Fault:
+    """Return the fault of a picture whose features are infinite or no numbers: a single one would spoil both heads."""
+    detail = "the teacher's features of this picture are not finite"
+    return Fault(shard=sample.shard, key=sample.key, reason=FEATURES_NOT_FINITE, detail=detail)
 
 
 def _decode(sample: Sample, teacher: Teacher) -> Fault | Any:
     try:
-        picture = decode_image(sample.image or b"", reduce_to=getattr(teacher.transform, "size", None))
+        # Of another transform nobody knows how many pixels it needs.
+        size = teacher.transform.size if isinstance(teacher.transform, PictureTransform) else None
+        picture = decode_image(sample.image or b"", reduce_to=size)
     except ImageError as error:
         return Fault(shard=sample.shard, key=sample.key, reason=error.reason, detail=str(error))
     return teacher.transform(picture)
@@ -186,10 +203,25 @@ def fixed_lists(table: pa.Table, column: str) -> np.ndarray:
 
 
 def gather(tables: Iterable[pa.Table], path: Path, *, rows: int, feature_dim: int) -> np.ndarray:
-    """Write shards' features one behind the other into a file; return it mapped, (rows, feature_dim) float16."""
-    array = np.lib.format.open_memmap(path, mode="w+", dtype=np.float16, shape=(rows, feature_dim))
-    start = 0
-    for table in tables:
-        array[start : start + table.num_rows] = fixed_lists(table, "features")
-        start += table.num_rows
-    return array
+    """Write shards' features one behind the other into a file; return it mapped, read-only.
+
+    The file is written before it is mapped: a disk that is full would end the process at a write through a map.
+
+    Args:
+        tables: with a column `features`.
+        path: of the file.
+        rows: of all tables together.
+        feature_dim: length of a feature vector.
+
+    Returns:
+        (rows, feature_dim) float16.
+
+    Raises:
+        WriteError: the disk is full.
+    """
+    header = {"descr": np.lib.format.dtype_to_descr(np.dtype(np.float16)), "fortran_order": False}
+    with writing(path), path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, {**header, "shape": (rows, feature_dim)})
+        for table in tables:
+            file.write(np.ascontiguousarray(fixed_lists(table, "features")).data)
+    return np.lib.format.open_memmap(path, mode="r")

@@ -1,7 +1,7 @@
 """Two linear classifiers, for objects and for attributes, on the frozen teacher's features.
 
-Source: DiHT trains them with soft-target cross-entropy and square-root up-sampling of rare concepts (recalled, not
-verified); the schedule was not recovered and is our choice. Features are standardised for training and the
+Source: DiHT trains them with soft-target cross-entropy and square-root up-sampling of rare concepts (recalled,
+unverified); the schedule was not recovered and is our choice. Features are standardised for training and the
 standardisation is folded into the weights, so that one learning rate suits every teacher.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stillroom.concepts.config import HeadConfig
+from stillroom.errors import ConfigError
 
 if TYPE_CHECKING:
     import torch
@@ -48,12 +50,36 @@ class ConceptLabels:
         mass = np.where(inside, 1.0 / np.maximum(lengths, 1)[:, None], 0.0)
         return ids.astype(np.int64), mass.astype(np.float32)
 
+    def flat(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the concepts of n rows one behind the other, int32, and how many each row has, (n,) int64.
+
+        Unlike `padded` it costs the same whether one row has many concepts or none has.
+        """
+        lengths = self.indptr[rows + 1] - self.indptr[rows]
+        behind = np.cumsum(lengths)
+        places = np.repeat(self.indptr[rows] - behind + lengths, lengths)
+        places += np.arange(len(places))
+        return self.ids[places], lengths
+
+    def frequency(self, rows: np.ndarray) -> np.ndarray:
+        """Return how many of the rows have each concept, (classes,) int64."""
+        return np.bincount(self.flat(rows)[0], minlength=self.classes)
+
 
 def make_labels(concepts: Sequence[Sequence[int]], classes: int) -> ConceptLabels:
     """Pack lists of concept ids."""
     indptr = np.concatenate([[0], np.cumsum([len(ids) for ids in concepts], dtype=np.int64)])
     ids = np.fromiter((i for row in concepts for i in row), np.int32, count=int(indptr[-1]))
     return ConceptLabels(indptr=indptr.astype(np.int64), ids=ids, classes=classes)
+
+
+def join_labels(parts: Sequence[ConceptLabels]) -> ConceptLabels:
+    """Put the pictures of at least one part, all of one vocabulary, one behind the other."""
+    lengths = np.concatenate([np.diff(part.indptr) for part in parts])
+    indptr = np.zeros(len(lengths) + 1, np.int64)
+    np.cumsum(lengths, out=indptr[1:])
+    ids = np.concatenate([part.ids for part in parts])
+    return ConceptLabels(indptr=indptr, ids=ids, classes=parts[0].classes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,9 +119,9 @@ def sampling_weights(labels: ConceptLabels, rows: np.ndarray, resampling: str) -
     """
     if resampling == "none":
         return np.ones(len(rows))
-    ids, mass = labels.padded(rows)
-    frequency = np.bincount(ids[mass > 0], minlength=labels.classes)
-    wanted = np.where(mass > 0, 1 / np.sqrt(np.maximum(frequency, 1))[ids], 0.0).max(axis=1)
+    ids, lengths = labels.flat(rows)
+    inverse_root = 1 / np.sqrt(np.maximum(np.bincount(ids, minlength=labels.classes), 1))
+    wanted = np.maximum.reduceat(inverse_root[ids], np.cumsum(lengths) - lengths)
     return wanted * (len(rows) / wanted.sum())
 
 
@@ -141,6 +167,9 @@ def train_head(
 
     Returns:
         the head, and a report: epochs, training and held-out loss by epoch, number of training pictures.
+
+    Raises:
+        ConfigError: a loss is not finite.
     """
     import torch
 
@@ -175,13 +204,14 @@ def train_head(
             loss.backward()
             optimizer.step()
             schedule.step()
-            total += loss.item() * len(rows)
+            total += _finite(loss.item(), epoch, config) * len(rows)
             advance(len(rows), f"epoch {epoch}/{config.epochs}")
         losses.append({"training": total / len(training)})
         if len(held_out):
             with torch.inference_mode():
                 parts = [held_out[i : i + ROWS_AT_ONCE] for i in range(0, len(held_out), ROWS_AT_ONCE)]
-                losses[-1]["held_out"] = sum(batch_loss(part).item() * len(part) for part in parts) / len(held_out)
+                sums = [_finite(batch_loss(part).item(), epoch, config) * len(part) for part in parts]
+            losses[-1]["held_out"] = sum(sums) / len(held_out)
         current = losses[-1].get("held_out", -float(epoch))
         if current < best_loss:
             best, best_loss, best_epoch = copy.deepcopy(head.state_dict()), current, epoch
@@ -189,6 +219,16 @@ def train_head(
             break
     folded = _fold(best["weight"].cpu().numpy(), best["bias"].cpu().numpy(), mean, std)
     return folded, {"epochs": best_epoch, "losses": losses, "training_pictures": len(training)}
+
+
+def _finite(loss: float, epoch: int, config: HeadConfig) -> float:
+    """Return a loss, but a head that learned from one that is not finite would be nothing but zeros and NaN."""
+    if math.isfinite(loss):
+        return loss
+    raise ConfigError(
+        f"the loss of a head is {loss} in epoch {epoch}: lower heads.lr (it is {config.lr:g}); "
+        "if that does not help, the features are not finite"
+    )
 
 
 def feature_statistics(features: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -40,12 +40,13 @@ class PseudoLabels:
     """A finished output of `stillroom concepts`; made by `load_pseudo_labels`.
 
     Attributes:
-        names: kind -> its concepts' names, for kinds that have any.
+        names: kind -> its concepts' names, for kinds that have labels: a kind whose vocabulary is empty, or whose
+            concepts no readable picture's caption names, has no head and all its labels are padding.
     """
 
     def __init__(self, stage: StageOutput, names: Mapping[str, tuple[str, ...]]) -> None:
         self.stage = stage
-        self.names = {kind: found for kind, found in names.items() if found}
+        self.names = dict(names)
         self._known = frozenset(stage.shards)
         self._held: OrderedDict[str, ShardLabels] = OrderedDict()
 
@@ -119,7 +120,9 @@ def load_pseudo_labels(folder: Path) -> PseudoLabels:
     stage = open_stage(folder, "concepts")
     if not stage.shards:
         raise ArtifactError(f"{folder} holds no shards")
-    return PseudoLabels(stage, {kind: _names(stage, kind) for kind in KINDS})
+    names = {kind: _names(stage, kind) for kind in KINDS}
+    heads = stage.summary.get("heads", KINDS)
+    return PseudoLabels(stage, {kind: found for kind, found in names.items() if found and kind in heads})
 
 
 def _names(stage: StageOutput, kind: str) -> tuple[str, ...]:

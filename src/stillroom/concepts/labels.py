@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from stillroom.artifacts import StageOutput
 from stillroom.concepts.config import ConceptsConfig
 from stillroom.concepts.counting import KINDS, Vocabularies, concept_ids
 from stillroom.concepts.features import fixed_lists, gather
-from stillroom.concepts.heads import LinearHead, make_labels, train_head
+from stillroom.concepts.heads import ConceptLabels, LinearHead, join_labels, make_labels, train_head
 from stillroom.concepts.pseudo_labels import top_k_labels
 from stillroom.concepts.quality import HeadQuality, measure_head
 from stillroom.errors import DataError
@@ -33,11 +33,12 @@ def fit_heads(
         parsed: stored captions and the names in them.
         features: stored features.
         vocabularies: by kind.
-        config: the stage's; its precision is resolved.
+        config: the stage's; its precision and device are resolved.
         scratch: a file for the memory-mapped features, removed afterwards.
 
     Raises:
-        DataError: no picture with a concept in its caption could be read.
+        DataError: no picture with a concept in its caption could be read, or stored features are not finite.
+        ConfigError: the learning rate is so large that the loss is not finite.
     """
     concepts, held = _training_labels(parsed, features, vocabularies, config)
     dim = features.summary["feature_dim"]
@@ -45,12 +46,11 @@ def fit_heads(
     reports: dict[str, Any] = {}
     qualities: dict[str, HeadQuality] = {}
     try:
-        tables = (table for _, table in features.tables(["features"]))
-        stored = gather(tables, scratch, rows=len(held), feature_dim=dim)
+        stored = gather(_finite_features(features), scratch, rows=len(held), feature_dim=dim)
         for kind in KINDS:
             if not vocabularies[kind]:
                 continue
-            labels = make_labels(concepts[kind], len(vocabularies[kind]))
+            labels = concepts[kind]
             has_concept = np.diff(labels.indptr) > 0
             training, held_out = np.flatnonzero(has_concept & ~held), np.flatnonzero(has_concept & held)
             if not len(training):
@@ -81,21 +81,39 @@ def fit_heads(
     return heads, reports, qualities
 
 
+def _finite_features(features: StageOutput) -> Iterator[pa.Table]:
+    """Yield the features of each shard; one value that is not finite would spoil the heads of all."""
+    for shard, table in features.tables(["features"]):
+        broken = ~np.isfinite(fixed_lists(table, "features")).all(axis=1)
+        if broken.any():
+            key = features.shard(shard, ["key"])["key"][int(broken.argmax())].as_py()
+            raise DataError(
+                f"the stored features of {int(broken.sum()):,} pictures of {shard} are not finite, e.g. of {key}: "
+                f"delete {features.path} and run the same command again, or take another teacher"
+            )
+        yield table
+
+
 def _training_labels(
     parsed: StageOutput, features: StageOutput, vocabularies: Vocabularies, config: ConceptsConfig
-) -> tuple[dict[str, list[Sequence[int]]], np.ndarray]:
-    """Return for each picture with features, in stored order, its concept ids by kind and whether it is held out."""
-    concepts: dict[str, list[Sequence[int]]] = {kind: [] for kind in KINDS}
-    held: list[bool] = []
+) -> tuple[dict[str, ConceptLabels], np.ndarray]:
+    """Return the concepts of all pictures with features, in stored order, by kind, and whether each is held out.
+
+    One shard's captions are in memory at a time; of the others only arrays are, four bytes for a concept of a picture.
+    """
+    parts: dict[str, list[ConceptLabels]] = {kind: [] for kind in KINDS}
+    held: list[np.ndarray] = []
     for shard, table in parsed.tables():
         row = {key: place for place, key in enumerate(table["key"].to_pylist())}
         captions = table["caption"].to_pylist()
-        ids = {kind: concept_ids(table, kind, vocabularies, config) for kind in KINDS}
         places = [row[key] for key in features.shard(shard, ["key"])["key"].to_pylist()]
-        held.extend(is_held_out(captions[place], config.heads.held_out, config.seed) for place in places)
+        held.append(
+            np.array([is_held_out(captions[place], config.heads.held_out, config.seed) for place in places], bool)
+        )
         for kind in KINDS:
-            concepts[kind].extend(ids[kind][place] for place in places)
-    return concepts, np.asarray(held, dtype=bool)
+            ids = concept_ids(table, kind, vocabularies, config)
+            parts[kind].append(make_labels([ids[place] for place in places], len(vocabularies[kind])))
+    return {kind: join_labels(found) for kind, found in parts.items()}, np.concatenate(held)
 
 
 def is_held_out(caption: str, share: float, seed: int) -> bool:

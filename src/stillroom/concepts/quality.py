@@ -1,5 +1,9 @@
 """How good a head is on captions it was not trained on: recall by concept, and calibration of its probabilities.
 
+Recall@k counts the (picture, concept in its caption) pairs whose concept is among the k labels that the picture gets.
+It stands beside the recall of a head that looks at no picture and always names the k concepts that were most frequent
+in training; with k concepts or fewer every picture has them all as labels, and no recall is given.
+
 Calibration (our choice throughout): a caption's n concepts have the target 1/n each and all
 others 0, and a head is calibrated if, among all (picture, concept) pairs that it gives the probability p, the mean
 target is p. Pairs are put into 15 bins of equal width in log p, five to a factor of ten from 0.001 to 1, and one bin
@@ -11,11 +15,14 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from stillroom.concepts.pseudo_labels import top_k_labels
 
 if TYPE_CHECKING:
     from stillroom.concepts.heads import ConceptLabels, LinearHead
@@ -33,26 +40,42 @@ class HeadQuality:
 
     Attributes:
         pictures: held-out pictures with at least one concept.
+        top_k: labels of a picture.
         training: (C,) training pictures whose caption names the concept.
         held_out: (C,) held-out pictures whose caption names it.
-        found: (C,) those of them that have it among their k most probable concepts.
+        found: (C,) those of them that have it among their k labels.
         sums: (4, BINS + 1) of `bin_sums`, over all held-out pictures.
     """
 
     pictures: int
+    top_k: int
     training: np.ndarray
     held_out: np.ndarray
     found: np.ndarray
     sums: np.ndarray
 
+    @property
+    def recall(self) -> np.ndarray:
+        """(C,) float64 recall@k by concept; NaN of a concept that no held-out caption names, and of all if C <= k."""
+        measured = (self.held_out > 0) & (len(self.held_out) > self.top_k)
+        return np.where(measured, self.found / np.maximum(self.held_out, 1), np.nan)
+
     def report(self) -> dict[str, Any]:
-        """Return recall@k, over (picture, concept) pairs and as mean of concepts, and calibration; None without."""
-        seen = self.held_out > 0
-        found, held_out = self.found[seen], self.held_out[seen]
+        """Return recall@k and calibration; a value is None where there is nothing to be measured.
+
+        recall_at_k: over (picture, concept) pairs. recall_at_k_mean_of_concepts: mean of `recall`.
+        recall_at_k_most_frequent: over pairs, of always naming the k concepts most frequent in training.
+        """
+        recall = self.recall
+        measured = not np.isnan(recall).all()
+        common = np.argsort(-self.training, kind="stable")[: self.top_k]
         return {
             "held_out_pictures": self.pictures,
-            "recall_at_k": float(found.sum() / held_out.sum()) if seen.any() else None,
-            "recall_at_k_mean_of_concepts": float((found / held_out).mean()) if seen.any() else None,
+            "recall_at_k": float(self.found.sum() / self.held_out.sum()) if measured else None,
+            "recall_at_k_mean_of_concepts": float(np.nanmean(recall)) if measured else None,
+            "recall_at_k_most_frequent": (
+                float(self.held_out[common].sum() / self.held_out.sum()) if measured else None
+            ),
             "calibration": calibration(self.sums, self.pictures) if self.pictures else None,
         }
 
@@ -74,28 +97,33 @@ def measure_head(
         labels: of the same N pictures.
         training: rows that were trained on.
         held_out: rows to measure on, each with at least one concept; may be empty.
-        top_k: k of recall@k.
+        top_k: labels of a picture.
     """
-    named, found = np.zeros((2, labels.classes), np.int64)
+    found = np.zeros(labels.classes, np.int64)
     sums = np.zeros((4, BINS + 1))
     for start in range(0, len(held_out), ROWS_AT_ONCE):
         rows = held_out[start : start + ROWS_AT_ONCE]
         ids, mass = labels.padded(rows)
         logits = head.logits(features[rows])
-        named += np.bincount(ids[mass > 0], minlength=labels.classes)
-        found += np.bincount(ids[recall_at_k(logits, ids, mass, top_k)], minlength=labels.classes)
+        found += np.bincount(ids[among_labels(logits, ids, mass, top_k)], minlength=labels.classes)
         sums += bin_sums(softmax(logits), ids, mass)
-    ids, mass = labels.padded(training)
-    trained = np.bincount(ids[mass > 0], minlength=labels.classes)
-    return HeadQuality(pictures=len(held_out), training=trained, held_out=named, found=found, sums=sums)
+    return HeadQuality(
+        pictures=len(held_out),
+        top_k=top_k,
+        training=labels.frequency(training),
+        held_out=labels.frequency(held_out),
+        found=found,
+        sums=sums,
+    )
 
 
-def recall_at_k(logits: np.ndarray, ids: np.ndarray, mass: np.ndarray, k: int) -> np.ndarray:
-    """Return (N, L) bool: whether a picture's concept stands among its k highest logits; False at padding."""
-    own = np.take_along_axis(logits, ids, axis=1)
-    # The number of better classes: a concept that shares its logit with others is not pushed out by them.
-    better = np.stack([(logits > own[:, [place]]).sum(axis=1) for place in range(ids.shape[1])], axis=1)
-    return (better < k) & (mass > 0)
+def among_labels(logits: np.ndarray, ids: np.ndarray, mass: np.ndarray, k: int) -> np.ndarray:
+    """Return (N, L) bool: whether a picture's concept is among the k labels it gets; False at padding."""
+    chosen, probs = top_k_labels(logits, k)
+    labelled = np.zeros(logits.shape, bool)
+    rows, places = np.nonzero(probs > 0)
+    labelled[rows, chosen[rows, places]] = True
+    return np.take_along_axis(labelled, ids, axis=1) & (mass > 0)
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -178,7 +206,7 @@ def format_quality(names: Sequence[str], quality: HeadQuality) -> bytes:
     sink = io.StringIO(newline="")
     writer = csv.writer(sink, lineterminator="\n")
     writer.writerow(COLUMNS)
-    for place, name in enumerate(names):
-        held_out, found = int(quality.held_out[place]), int(quality.found[place])
-        writer.writerow((name, int(quality.training[place]), held_out, f"{found / held_out:.4f}" if held_out else ""))
+    rows = zip(names, quality.training.tolist(), quality.held_out.tolist(), quality.recall.tolist(), strict=True)
+    for name, training, held_out, recall in rows:
+        writer.writerow((name, training, held_out, "" if math.isnan(recall) else f"{recall:.4f}"))
     return sink.getvalue().encode("utf-8", "replace")

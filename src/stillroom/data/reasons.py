@@ -7,6 +7,7 @@ CAPTION_MISSING = "caption_missing"
 CAPTION_NOT_UTF8 = "caption_not_utf8"
 CAPTION_TOO_LARGE = "caption_too_large"
 DUPLICATE_KEY = "duplicate_key"
+FEATURES_NOT_FINITE = "features_not_finite"
 IMAGE_EMPTY = "image_empty"
 IMAGE_MISSING = "image_missing"
 IMAGE_TOO_LARGE = "image_too_large"
@@ -23,6 +24,7 @@ ADVICE: dict[str, str] = {
     CAPTION_NOT_UTF8: "the caption is not UTF-8: convert the file's encoding",
     CAPTION_TOO_LARGE: "the caption or JSON member is over the size limit: not a caption",
     DUPLICATE_KEY: "the key occurs twice in one shard: the first is used; give each pair its own key",
+    FEATURES_NOT_FINITE: "the teacher gives no finite features for the picture: set precision=fp32, or take another",
     IMAGE_EMPTY: "the picture has no bytes: download it again",
     IMAGE_MISSING: "no picture for this caption or row: check the path column, or download it again",
     IMAGE_TOO_LARGE: "the picture is over the size limit: scale it down (img2dataset --resize_mode)",

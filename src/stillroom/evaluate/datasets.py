@@ -1,7 +1,7 @@
 """Open a test set: a folder of one's own, or a named task's data in the format it is published in.
 
 A folder of one's own is in CLIP_benchmark's webdataset layout (see `readers.webdataset`) or has a sub-folder of
-pictures per class.
+pictures per class. Anything else that holds pairs is read as in the other stages (see `own_pairs`).
 """
 
 from __future__ import annotations
@@ -10,13 +10,15 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from stillroom.config_io import build
+from stillroom.data.config import DataConfig
 from stillroom.errors import ConfigError, DataError
 from stillroom.evaluate.items import EvalDataset
 from stillroom.evaluate.names import class_names
-from stillroom.evaluate.readers.class_folders import ClassFolders
+from stillroom.evaluate.own_pairs import PAIRS, open_pairs
+from stillroom.evaluate.readers.class_folders import ClassFolders, has_class_folders
 from stillroom.evaluate.readers.own_files import folder_name, own_classnames, own_templates
 from stillroom.evaluate.readers.webdataset import is_webdataset, open_webdataset
-from stillroom.evaluate.shards import pictures
 
 if TYPE_CHECKING:
     from stillroom.evaluate.tasks import Task
@@ -44,9 +46,10 @@ def open_dataset(path: Path | str, *, split: str = "test") -> EvalDataset:
         raise DataError(
             f"{root} has tars but no {split}/nshards.txt; CLIP_benchmark layout needs it (the number of tars)"
         )
-    if not any(entry.is_dir() and not entry.name.startswith(".") and pictures(entry) for entry in root.iterdir()):
+    if not has_class_folders(root):
         raise DataError(
-            f"{root} is no data set: neither test/nshards.txt (CLIP_benchmark) nor a folder of pictures per class"
+            f"{root} is no data set: neither test/nshards.txt (CLIP_benchmark), nor a folder of pictures per class, "
+            "nor tars or pictures with captions"
         )
     folders = ClassFolders().read(root)
     names = own_classnames(root) or folders.classnames
@@ -73,6 +76,10 @@ def open_task(task: Task, data_root: str | None = None, *, split: str | None = N
     """
     from stillroom.evaluate.tasks import locate
 
+    if task.reader == PAIRS:
+        if split:
+            raise ConfigError(f"task '{task.name}' has no split '{split}': all of {task.path} is one set")
+        return open_pairs(task.path, build(DataConfig, task.parameters, source=f"task '{task.name}'"), task.name)
     root, part = locate(task, data_root), split or task.split
     if task.reader == "webdataset" or (is_webdataset(root, part) and task.owns_folder):
         dataset = open_dataset(root, split=part)

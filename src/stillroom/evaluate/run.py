@@ -1,6 +1,6 @@
 """Stage 4, evaluate: a model and a list of tasks to one result file per task.
 
-    stillroom evaluate MODEL --tasks openmoji_names openmoji_groups --out results/mine
+    stillroom evaluate MODEL --tasks openmoji_names,pairs.tsv --out results/mine
 
 Data that is missing or damaged costs its own task only. A task whose result file was made of the same weights,
 transform, data and task is skipped, and embeddings are kept, so the run can be killed and started again.
@@ -21,6 +21,7 @@ from stillroom.evaluate.datasets import open_task
 from stillroom.evaluate.embed import SYNONYMS, ImageEmbeddings
 from stillroom.evaluate.encoder import Encoder, make_encoder
 from stillroom.evaluate.items import EvalDataset
+from stillroom.evaluate.own_pairs import PAIRS
 from stillroom.evaluate.results import existing_result, make_result, write_result
 from stillroom.evaluate.scoring import score
 from stillroom.evaluate.tasks import Task, find_tasks
@@ -41,7 +42,7 @@ def run(model: str, config: EvaluateConfig, out: Path) -> list[dict[str, Any]]:
     """
     from stillroom import load_model
 
-    tasks = find_tasks(config.tasks)
+    tasks = find_tasks(config.tasks, config.data)
     return evaluate_model(load_model(model), model, tasks, config, out)
 
 
@@ -138,7 +139,8 @@ def _report(task: Task, counts: dict[str, int], embedded: ImageEmbeddings) -> di
     if embedded.faults:
         reasons = Counter(fault.reason for fault in embedded.faults)
         shown = ", ".join(f"{reason} {number}" for reason, number in reasons.most_common())
-        log.warning("%s: %d pictures skipped (%s), listed in the result", task.name, len(embedded.faults), shown)
+        what = "pictures or captions" if task.reader == PAIRS else "pictures"
+        log.warning("%s: %d %s skipped (%s), listed in the result", task.name, len(embedded.faults), what, shown)
     stated = {"n": task.pictures, "texts": task.texts, "classes": task.classes, "questions": task.questions}
     differs = {
         key: [counts[key], number]

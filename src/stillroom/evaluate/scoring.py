@@ -117,6 +117,8 @@ def _hits(
 
 def score_retrieval(encoder: Encoder, dataset: EvalDataset, embedded: ImageEmbeddings, caption: str) -> Scored:
     """Both directions, and Winoground's three scores where pictures come in pairs."""
+    if len(embedded.captions) < 2:
+        raise DataError(f"{dataset.name}: only one picture can be used; of one, recall is 1 whatever the model")
     captions = [caption.replace("{}", text) for group in embedded.captions for text in group]
     picture_of_text = np.repeat(np.arange(len(embedded.captions)), [len(group) for group in embedded.captions])
     texts = encoder.texts(captions)

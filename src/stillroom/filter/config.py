@@ -92,41 +92,42 @@ RUNTIME = ("workers", "backend", "strict", "pairs_per_shard")
 
 @dataclass(frozen=True, kw_only=True)
 class FilterConfig:
-    """Thresholds of the filter. Each has a value, 0 meaning 0, or is None: the rule is off ("off" in TOML and `--set`).
+    """Options of `stillroom filter`. A threshold has a value, 0 meaning 0, or its rule is off: "off", in Python None.
 
-    What is not given comes from the preset; once built, a config holds the resolved values.
+    Thresholds that are not given come from the preset; once built, a config holds the resolved values.
 
     Attributes:
-        preset: diht, complexity-only or off.
-        min_caption_chars: drop shorter captions (characters, white space around not counted).
-        max_caption_chars: drop longer captions.
-        max_pwatermark: drop pairs whose metadata say a larger `pwatermark`; pairs without the column stay, as with all
-            rules on metadata.
-        max_punsafe: the same for `punsafe`.
+        preset: the thresholds to start from, see docs/filter.md; with "off" no rule is on but those you set.
+        min_caption_chars: drop captions with fewer characters, white space around not counted.
+        max_caption_chars: drop captions with more.
+        max_pwatermark: drop pairs whose metadata have a larger `pwatermark` (LAION's probability of a watermark); pairs
+            without the column stay, as with all rules on metadata.
+        max_punsafe: the same for `punsafe` (LAION's probability that a picture is not safe for work).
         max_nsfw: "unlikely" drops pairs whose metadata say UNSURE or NSFW in `NSFW`, "unsure" those that say NSFW.
-        min_similarity: drop pairs whose metadata say a smaller `similarity`.
+        min_similarity: drop pairs whose metadata have a smaller `similarity` (LAION's cosine of picture and caption).
         min_picture_side: drop pictures whose shorter side has fewer pixels.
         max_aspect_ratio: drop pictures whose longer side is more than so many times the shorter.
-        language: drop captions that are surely in another language (a code of `stillroom.filter.language.LANGUAGES`).
-        min_complexity: drop captions whose best-connected object has fewer relations.
-        min_actions: drop captions with fewer acting verbs.
-        text_overlap: drop pairs whose picture shows a run of at least this many characters of the caption.
-        text_confidence: lettering read less surely than this (mean over characters, 0 to 1) does not count.
+        language: drop captions that are surely in another language than this; needs `stillroom[language]`.
+        min_complexity: drop captions in which no object has so many relations, its attributes among them.
+        min_actions: drop captions with fewer verbs of action.
+        text_overlap: drop pairs whose picture shows, as lettering, at least so many characters of the caption in a row.
+        text_confidence: lettering read less surely than this (mean over characters) does not count.
         text_min_side: pictures with a shorter side of fewer pixels are not searched for lettering (our choice: a word
             drawn as wide as the picture is hardly ever read at 16 pixels, mostly at 32).
-        text_side: the detector sees the picture with this longer side in pixels, or less (our choice, docs/filter.md).
-        min_model_similarity: drop pairs whose picture and caption have a smaller cosine by `similarity_model`.
-        similarity_model: any name that `stillroom.load_model` takes.
-        near_duplicate_distance: drop a picture if an earlier one's perceptual hash differs in so many of 64 bits, or
-            fewer.
-        max_identical_captions: of the pairs that pass all else, keep the first so many with one caption.
-        parser: name of an installed spaCy pipeline.
-        measure_all: measure every rule that is on, also on pairs that have failed already; no short cuts.
+        text_side: longer side, in pixels, at which a picture is first searched for lettering; small pictures are
+            searched at less (our choice, docs/filter.md).
+        min_model_similarity: drop pairs whose picture and caption have a smaller cosine in `similarity_model`.
+        similarity_model: the model for that, any name that `stillroom.load_model` takes: ViT-B-32/laion2b_s34b_b79k.
+        near_duplicate_distance: drop a picture if its perceptual hash differs from an earlier one's in so many of 64
+            bits, or fewer; needs `stillroom[duplicates]`.
+        max_identical_captions: of the pairs with one caption that pass all else, keep the first so many.
+        parser: the spaCy pipeline that parses captions; must be installed.
+        measure_all: measure every rule that is on, also on pairs that have failed already; keeps the same pairs.
         decode_images: drop pairs whose picture cannot be decoded, also where no rule looks at it.
         workers: processes; 0 takes one a core.
-        backend: local, or ray: the cluster at RAY_ADDRESS, or a Ray of this machine.
+        backend: processes of this machine, or Ray: the cluster at RAY_ADDRESS, or a Ray started here.
         strict: stop at the first pair or shard that cannot be used, instead of counting it.
-        pairs_per_shard: of the tars that `--write-shards` makes.
+        pairs_per_shard: pairs in each tar that `--write-shards` makes.
         data: how DATA is read.
     """
 

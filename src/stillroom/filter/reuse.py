@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 from stillroom.artifacts import StageOutput, open_stage
 from stillroom.config_io import apply_settings, build, read_toml
+from stillroom.data.contents import contents, require_same_contents
 from stillroom.data.reasons import ADVICE
 from stillroom.data.source import Shard, open_data
 from stillroom.errors import ArtifactError, DataError
@@ -31,6 +32,11 @@ class Earlier:
         """The DATA that it filtered."""
         return str(self.output.run["inputs"]["data"])
 
+    @property
+    def contents(self) -> dict[str, str]:
+        """What DATA's shards held then, see `stillroom.data.contents`."""
+        return dict(self.output.run["inputs"].get("contents", {}))
+
     def for_workers(self) -> Earlier:
         """Return a copy that can give rows, small enough to be sent with every shard."""
         return replace(self, output=self.output.for_workers())
@@ -43,7 +49,7 @@ class Earlier:
         """Open DATA; where it is gone, return shards that say so once a picture is asked of them.
 
         Raises:
-            ArtifactError: DATA has other shards by now.
+            ArtifactError: DATA has other shards by now, or they hold something else.
         """
         names = list(self.output.run["inputs"]["shards"])
         try:
@@ -52,6 +58,7 @@ class Earlier:
             return [_Gone(name=name, why=str(error)) for name in names]
         if [shard.name for shard in found] != names:
             raise ArtifactError(f"{self.data} has other shards than when {self.output.path} was made; filter it anew")
+        require_same_contents(self.output, contents(found))
         return found
 
 

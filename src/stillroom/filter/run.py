@@ -12,6 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from stillroom.artifacts import StageWriter, read_json, write_table
+from stillroom.data.contents import contents
 from stillroom.data.source import Shard, open_data
 from stillroom.errors import ConfigError
 from stillroom.filter.config import FilterConfig
@@ -51,8 +52,10 @@ def run(data: str, config: FilterConfig, out: Path, *, reuse: Earlier | None = N
     shards = open_data(data, config.data) if reuse is None else reuse.shards(config)
     names = [shard.name for shard in shards]
     inputs: dict[str, Any] = {"data": data, "shards": names}
-    if reuse is not None:
-        inputs["reused"] = str(reuse.output.path)
+    if reuse is None:
+        inputs["contents"] = contents(shards)
+    else:
+        inputs |= {"contents": reuse.contents, "reused": str(reuse.output.path)}
     writer = StageWriter(out, stage="filter", config=config.identity(), inputs=inputs, seed=None)
     # Rules over the whole set need all other verdicts first: those wait in hidden folders.
     final, waiting, alone = [writer.shard_path(name) for name in names], out / ".waiting", {}

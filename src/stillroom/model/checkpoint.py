@@ -22,7 +22,20 @@ def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
     import torch
 
     with whole_file(path) as file:
-        torch.save(dict(state), file)
+        try:
+            torch.save(dict(state), file)
+        except RuntimeError as error:
+            # What torch makes of a write that fails: the system's own error is the first of the chain.
+            failed = _first_os_error(error)
+            if failed is None:
+                raise
+            raise failed from None
+
+
+def _first_os_error(error: BaseException | None) -> OSError | None:
+    while error is not None and not isinstance(error, OSError):
+        error = error.__cause__ or error.__context__
+    return error
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from stillroom.artifacts import read_json
+from stillroom.data.images import MAX_ASPECT, CutEnds
 from stillroom.errors import ArtifactError, ConfigError, DataError
 from stillroom.model.checkpoint import WEIGHTS_FILE, load_checkpoint
 from stillroom.model.download import fetch, model_folder, verify
@@ -161,7 +163,26 @@ def _by_hand(where: str) -> str:
 
 
 def eval_transform(model: Any) -> Any:
-    """Return open_clip's evaluation transform for the model's own preprocessing config."""
-    from open_clip.transform import PreprocessCfg, image_transform_v2
+    """Return open_clip's evaluation transform for the model's own preprocessing config; see `bounded_transform`."""
+    return bounded_transform(model.visual.preprocess_cfg)
 
-    return image_transform_v2(PreprocessCfg(**model.visual.preprocess_cfg), is_train=False)
+
+def bounded_transform(preprocess: Mapping[str, Any]) -> Any:
+    """Return open_clip's evaluation transform, made to take pictures of any shape: see `CutEnds`.
+
+    Args:
+        preprocess: open_clip's `visual.preprocess_cfg`.
+    """
+    from open_clip.transform import PreprocessCfg, image_transform_v2
+    from torchvision import transforms
+
+    config = PreprocessCfg(**preprocess)
+    steps = image_transform_v2(config, is_train=False).transforms
+    size = config.size if isinstance(config.size, int) else min(config.size)
+    match config.resize_mode:
+        case "shortest":
+            return transforms.Compose([CutEnds(MAX_ASPECT), *steps])
+        case "longest":
+            # One of 2 S x 1 would be half a pixel high, rounded to none, which is an error.
+            return transforms.Compose([CutEnds(2 * size - 1), *steps])
+    return transforms.Compose(steps)

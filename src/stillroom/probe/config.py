@@ -25,25 +25,26 @@ class ProbeConfig:
         seed: of the draws, and of the split where a data set has one part only.
         methods: what to compare; zero-shot is always in.
         scale_share: share of the model's logit scale that the methods which start at the prompts are fitted with.
-        radii: of the probe, in units of ||W0||_F (Frobenius norm of the prompt weights).
-        bias_radii: of the probe's bias, in logits; every pair with a radius is tried, 0 with 0 is zero-shot.
-        l2_from_scratch: penalties of logistic regression from scratch.
-        l2_to_prompts: penalties of the distance to the prompts.
-        mixes: shares of the probe's offset in the interpolation.
+        radii: how far the probe may move from the prompts, in units of ||W0||_F (Frobenius norm of the prompt weights).
+        bias_radii: how long its bias may be, in logits; every pair with a radius is tried, 0 with 0 is zero-shot.
+        l2_from_scratch: L2 penalties of logistic regression from scratch.
+        l2_to_prompts: L2 penalties of the distance to the prompts.
+        mixes: the interpolation's shares of the probe: 0 is zero-shot, 1 the probe in its widest ball.
         cache_weights: weights of the cache model's votes, in units of the logit scale.
-        cache_sharpness: the cache model's beta.
+        cache_sharpness: how fast the cache model's votes fall with distance (Tip-Adapter's beta).
         max_iterations: limit of the solver.
         tolerance: certified distance from the optimum at which the solver stops, nats per picture.
-        solver_precision: "fp64", or "fp32": half the memory and a faster step, but weak penalties and wide balls, whose
+        solver_precision: "fp32" takes half the memory and a faster step, but weak penalties and wide balls, whose
             progress rounding hides, take more steps.
-        split: the task's part that the test pictures come from; None: the one the task names.
-        shots_split: a part of the data set to take the shots from; None: half of the test part by seed, class by class.
+        split: the data set's part that the test pictures come from; without it, the one the task names.
+        shots_split: the data set's part that the shots come from; without it, half of the test part by seed, class by
+            class.
         batch_size: pictures, or texts, per forward pass.
-        precision: "fp32", or "bf16" for autocast to bfloat16.
-        device: "auto", "cpu", "cuda:1", ...
+        precision: of the model's arithmetic; "bf16" is autocast to bfloat16.
+        device: "auto" (a GPU if torch sees one, else the CPU), "cpu", "cuda:1" ...
         workers: threads that decode pictures.
-        data_root: folder that tasks' paths are relative to.
-        cache: folder of cached embeddings; None puts it into the output folder.
+        data_root: folder that the tasks' paths are relative to; without it, the current folder and then the checkout.
+        cache: folder of cached embeddings; without it, one in the output folder.
     """
 
     shots: tuple[int, ...] = (1, 2, 4, 8, 16, 32)

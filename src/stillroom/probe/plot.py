@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -44,19 +44,6 @@ def curve_figure(points: Sequence[Mapping[str, Any]], *, title: str = "", chance
     return figure
 
 
-def curves_figure(panels: Sequence[tuple[str, Sequence[Mapping[str, Any]], float | None]]) -> Figure:
-    """Draw several curves side by side, 4 inches each, with one legend: (title, points, chance) per panel."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(4.0 * len(panels), 4.6), layout="constrained")
-    for axes, (title, points, chance) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
-        _draw_curve(axes, points, title, chance)
-    figure.axes[0].set_ylabel("accuracy on the test pictures, %")
-    handles, names = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles[::-1], names[::-1], frameon=False, fontsize=9, loc="outside lower center", ncols=3)
-    return figure
-
-
 def curve_bytes(
     points: Sequence[Mapping[str, Any]],
     kind: Literal["svg", "png"],
@@ -65,25 +52,15 @@ def curve_bytes(
     chance: float | None = None,
 ) -> bytes:
     """Return the drawn curve as an SVG or PNG file; equal points give equal bytes."""
-    return _file(lambda: curve_figure(points, title=title, chance=chance), kind)
-
-
-def curves_bytes(
-    panels: Sequence[tuple[str, Sequence[Mapping[str, Any]], float | None]], kind: Literal["svg", "png"]
-) -> bytes:
-    """Return `curves_figure` as an SVG or PNG file; equal panels give equal bytes."""
-    return _file(lambda: curves_figure(panels), kind)
-
-
-def _file(draw: Callable[[], Figure], kind: Literal["svg", "png"]) -> bytes:
     import matplotlib
 
     sink = io.BytesIO()
     with matplotlib.rc_context({"svg.hashsalt": "stillroom", "svg.fonttype": "none"}):
+        figure = curve_figure(points, title=title, chance=chance)
         if kind == "svg":
-            draw().savefig(sink, format="svg", metadata={"Date": None})
+            figure.savefig(sink, format="svg", metadata={"Date": None})
         else:
-            draw().savefig(sink, format="png", dpi=160, metadata={"Software": None})
+            figure.savefig(sink, format="png", dpi=160, metadata={"Software": None})
     return sink.getvalue()
 
 

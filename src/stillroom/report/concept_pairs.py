@@ -19,7 +19,7 @@ from stillroom.artifacts import StageOutput
 from stillroom.concepts.config import ConceptsConfig
 from stillroom.concepts.counting import Vocabularies, concept_ids
 from stillroom.concepts.features import fixed_lists
-from stillroom.concepts.heads import ConceptLabels, make_labels
+from stillroom.concepts.heads import ConceptLabels, LinearHead, make_labels
 from stillroom.concepts.labels import COLUMNS, is_held_out
 from stillroom.progress import progress
 from stillroom.report.concept_candidates import CANDIDATES, first_of_each, shard_candidates
@@ -72,8 +72,8 @@ class Gathered:
     """What was read.
 
     Attributes:
-        strips: kind -> strip -> candidates, a `CANDIDATE` array sorted by concept and rank. `share` is the probability
-            of the pair's label, 0 if the concept is none of them; `rank` is that, or its negative, largest first.
+        strips: kind -> strip -> candidates, a `CANDIDATE` array sorted by concept and rank. `rank` is the share (see
+            `shard_candidates`), or its negative, largest first.
         samples: best first.
         mass: kind -> (probability on concepts that captions name, pairs that name any).
     """
@@ -95,10 +95,16 @@ class Gathered:
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """The output that is read: its labels, its parsed captions, and what makes concepts of them."""
+    """The output that is read: its labels, its parsed captions, and what makes concepts of them.
+
+    `kinds` are those with labels. `features` is None if they were deleted to save space, `heads` is then empty.
+    """
 
     labels: StageOutput
+    kinds: Sequence[str]
     parsed: StageOutput
+    features: StageOutput | None
+    heads: Mapping[str, LinearHead]
     vocabularies: Vocabularies
     config: ConceptsConfig
     seed: int
@@ -114,18 +120,26 @@ def gather(source: Source, shards: Sequence[str]) -> Gathered:
     return found
 
 
+def _with_labels(table: pa.Table, kinds: Sequence[str]) -> pa.Table:
+    """Leave out pictures without features: all their labels are padding, and they stand behind the others."""
+    first = [fixed_lists(table, f"{COLUMNS[kind]}_probs")[:, 0] for kind in kinds]
+    return table.filter(pa.array(np.any(first, axis=0))) if first else table
+
+
 def _gather_shard(source: Source, found: Gathered, number: int, shard: str) -> None:
-    table = source.labels.shard(shard)
+    table = _with_labels(source.labels.shard(shard), source.kinds)
     captions = _captions(_with_modifiers(source.parsed.shard(shard)), table["key"].to_pylist())
     hashes = row_hashes(shard, np.arange(table.num_rows), source.seed)
     named, ids, probs = {}, {}, {}
-    for kind, vocabulary in source.vocabularies.items():
-        if not vocabulary:
-            continue
-        named[kind] = make_labels(concept_ids(captions, kind, source.vocabularies, source.config), len(vocabulary))
+    features = None if source.features is None else fixed_lists(source.features.shard(shard, ["features"]), "features")
+    for kind in source.kinds:
+        own = concept_ids(captions, kind, source.vocabularies, source.config)
+        named[kind] = make_labels(own, len(source.vocabularies[kind]))
         ids[kind] = fixed_lists(table, f"{COLUMNS[kind]}_ids").astype(np.int64)
         probs[kind] = fixed_lists(table, f"{COLUMNS[kind]}_probs").astype(np.float64)
-        strips, mass = shard_candidates(named[kind], ids[kind], probs[kind], hashes)
+        strips, mass = shard_candidates(
+            named[kind], ids[kind], probs[kind], hashes, head=source.heads.get(kind), features=features
+        )
         found.add(kind, number, strips)
         before, pairs = found.mass.get(kind, (0.0, 0))
         found.mass[kind] = (before + mass, pairs + int((np.diff(named[kind].indptr) > 0).sum()))

@@ -21,6 +21,8 @@ SORTS = {
 # A recall of fewer held-out pictures says too little to be called best or worst.
 LEAST_HELD_OUT = 5
 LONGEST_EXAMPLE = 90
+# So many concepts of a kind, the most frequent, are shown with all of their examples, others with one.
+ALL_EXAMPLES = 2_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +65,7 @@ def concept_rows(folder: Path, kind: str) -> list[ConceptRow]:
     rows = []
     for place, concept in enumerate(vocabulary):
         _, training, held_out, recall = quality[place] if quality else none
-        examples = tuple(_cut(caption) for caption in concept.examples)
+        examples = tuple(_cut(caption) for caption in concept.examples[: None if place < ALL_EXAMPLES else 1])
         rows.append(
             ConceptRow(
                 kind=kind,

@@ -11,7 +11,8 @@ from stillroom import __version__
 from stillroom.artifacts import StageOutput, open_stage, write_bytes
 from stillroom.concepts.config import ConceptsConfig
 from stillroom.concepts.join import KINDS, load_pseudo_labels
-from stillroom.concepts.steps import PARSED
+from stillroom.concepts.labels import load_heads
+from stillroom.concepts.steps import FEATURES, PARSED
 from stillroom.concepts.vocabulary import read_vocabulary
 from stillroom.config_io import build
 from stillroom.report.concept_candidates import STRIPS
@@ -27,24 +28,29 @@ from stillroom.report.concept_pairs import (
     gather,
     read_pairs,
 )
-from stillroom.report.concept_rows import LEAST_HELD_OUT, SORTS, ConceptRow, choose, concept_rows
+from stillroom.report.concept_rows import ALL_EXAMPLES, LEAST_HELD_OUT, SORTS, ConceptRow, choose, concept_rows
 from stillroom.report.pictures import pictures_of_run
 from stillroom.report.quality_plots import calibration_plot, recall_plot
 from stillroom.report.samples import preferred_shards
 from stillroom.report.template import fill
 
 SCRIPTS = ("cards.js", "table.js")
-MOST_ROWS = 2000
+MOST_ROWS = 10_000
 SIDE = 112
 SEED = 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Shown:
-    """A pair in a strip: its probability in percent, None if the concept is none of its labels."""
+    """A pair in a strip.
+
+    `share` is the concept's probability divided by that of the pair's labels together, in percent, None if it is not
+    known; `label` says whether the concept is one of them.
+    """
 
     pair: Pair
     share: float | None
+    label: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,14 +74,18 @@ def write_concepts_page(out: Path) -> Path:
     """
     labels = load_pseudo_labels(out)
     output = labels.stage
+    features = open_stage(out / "features", FEATURES) if (out / "features").exists() else None
     source = Source(
         labels=output,
+        kinds=tuple(labels.names),
+        features=features,
+        heads={} if features is None else load_heads(out / "heads.safetensors"),
         parsed=open_stage(out / "parsed", PARSED),
         vocabularies={kind: read_vocabulary(out / f"{kind}.csv") for kind in KINDS},
         config=build(ConceptsConfig, output.run["config"], source=str(out / "run.json")),
         seed=SEED,
     )
-    rows = {kind: concept_rows(out, kind) for kind in labels.names}
+    rows = {kind: concept_rows(out, kind) for kind, vocabulary in source.vocabularies.items() if vocabulary}
     gathered = gather(source, preferred_shards(output.shards, SEED))
     cards = _cards(source, gathered, rows)
     samples = chosen_samples(gathered.samples)
@@ -85,6 +95,7 @@ def write_concepts_page(out: Path) -> Path:
     context = {
         **_context(output, rows, gathered, cards, samples),
         "pictures": pictures,
+        "ranked": features is not None,
         "notice": problem or _notice(output.shards, gathered.shards),
     }
     path = out / "report.html"
@@ -110,6 +121,7 @@ def _context(
         "summary": summary,
         "faults": sum(summary["faults"].values()),
         "rows": {kind: found[:MOST_ROWS] for kind, found in rows.items()},
+        "all_examples": ALL_EXAMPLES,
         "sizes": {kind: len(found) for kind, found in rows.items()},
         "heads": heads,
         **_plots(rows, heads, summary["top_k"]),
@@ -147,7 +159,7 @@ def _cards(source: Source, gathered: Gathered, rows: Mapping[str, Sequence[Conce
             chosen.append((row, sorts, places))
     wanted: dict[str, set[int]] = {}
     for _, _, places in chosen:
-        for (shard, number), _ in (found for strip in places.values() for found in strip):
+        for (shard, number), *_ in (found for strip in places.values() for found in strip):
             wanted.setdefault(shard, set()).add(number)
     pairs = read_pairs(source, gathered.shards, wanted)
     return [
@@ -156,20 +168,20 @@ def _cards(source: Source, gathered: Gathered, rows: Mapping[str, Sequence[Conce
     ]
 
 
-def _places(candidates: Any, concept: int, shards: Sequence[str]) -> list[tuple[Place, float | None]]:
-    """Return places and probabilities in percent of a concept's candidates."""
+def _places(candidates: Any, concept: int, shards: Sequence[str]) -> list[tuple[Place, float | None, bool]]:
+    """Return places, shares in percent and whether it is a label, of a concept's candidates."""
     start, stop = candidates["concept"].searchsorted([concept, concept + 1])
-    return [
-        ((shards[found["shard"]], int(found["row"])), 100 * float(found["share"]) if found["share"] > 0 else None)
-        for found in candidates[start:stop]
-    ]
+    found = candidates[start:stop]
+    shares = [100 * share if share > 0 else None for share in found["share"].tolist()]
+    places = [(shards[shard], row) for shard, row in zip(found["shard"].tolist(), found["row"].tolist(), strict=True)]
+    return list(zip(places, shares, found["label"].tolist(), strict=True))
 
 
-def _strip(found: Sequence[tuple[Place, float | None]], pairs: Mapping[Place, Pair]) -> list[Shown]:
+def _strip(found: Sequence[tuple[Place, float | None, bool]], pairs: Mapping[Place, Pair]) -> list[Shown]:
     shown: dict[str, Shown] = {}
-    for place, share in found:
+    for place, share, label in found:
         pair = pairs[place]
-        shown.setdefault(folded_caption(pair.caption), Shown(pair=pair, share=share))
+        shown.setdefault(folded_caption(pair.caption), Shown(pair=pair, share=share, label=label))
     return list(shown.values())[:SHOWN]
 
 

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import inspect
+import logging
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
-from stillroom.concepts.join import PseudoLabels, load_pseudo_labels, missing_line
+from stillroom.concepts.join import PseudoLabels, load_pseudo_labels
 from stillroom.data import Shard, open_data
-from stillroom.errors import DataError
+from stillroom.errors import DataError, StillroomError, WriteError
 from stillroom.model.parts import trim_padding
 from stillroom.parallel import available_cores
+from stillroom.train.checkpoints import order_digest
 from stillroom.train.config import TrainConfig
 from stillroom.train.faults import FaultList
 from stillroom.train.gradients import Gradients
+from stillroom.train.label_check import LabelKeys, check_pairs, check_shards, check_stream
 from stillroom.train.loop import Scorer, Trainer
 from stillroom.train.memory import MemorySource
 from stillroom.train.optimizer import build_optimizer
@@ -25,11 +30,14 @@ from stillroom.train.ranks import Ranks
 from stillroom.train.resize import MARGIN, PictureReader
 from stillroom.train.run import Inputs
 from stillroom.train.setup import build_model, stores_images
-from stillroom.train.slots import KeepSet, SlotCounts, count_slots, keep_all
+from stillroom.train.slot_file import CAPTIONS, SLOTS, SlotFile, has_begun, run_inputs
+from stillroom.train.slots import Keep, KeepSet, SlotCounts, count_slots, counting_workers, keep_all
 from stillroom.train.sources import Sources
 from stillroom.train.stored import StoredFeatures
-from stillroom.train.student import MovingAverage, Student, build_heads
+from stillroom.train.student import MovingAverage, Student, build_heads, freeze_unreached
 from stillroom.train.texts import text_features
+
+log = logging.getLogger("stillroom")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,20 +67,39 @@ def assemble(inputs: Inputs, config: TrainConfig, out: Path, ranks: Ranks, *, sc
         DataError: DATA, its filter or its pseudo-labels do not fit together, or too few pairs are left.
         ArtifactError: the folders of other stages cannot be used.
     """
+    try:
+        return _assemble(inputs, config, out, ranks, scorer)
+    except WriteError:
+        raise
+    except StillroomError:
+        # So that the folder can be given up: a run with other options may want it.
+        if ranks.first and not has_begun(out):
+            for path in (out / SLOTS, out / CAPTIONS, FaultList(out, 0).path):
+                path.unlink(missing_ok=True)
+        raise
+
+
+def _assemble(inputs: Inputs, config: TrainConfig, out: Path, ranks: Ranks, scorer: Scorer | None) -> Run:
+    tasks = os.environ.get("SLURM_STEP_NUM_TASKS", "1")
+    if tasks != "1" and ranks.group is None:
+        log.warning("srun has started %s processes, but this one trains alone: several train under torchrun", tasks)
     torch.manual_seed(config.seed)
     described, model, tokenizer = build_model(config.model)
     shards = open_data(inputs.data, config.data)
     keep = KeepSet.open(inputs.keep, [shard.name for shard in shards]) if inputs.keep else keep_all
     # Pseudo-labels may be given to a recipe that does not use them.
     labels = load_pseudo_labels(inputs.concepts) if inputs.concepts and config.loss.concept_weight > 0 else None
-    workers = config.workers or max(1, available_cores() // ranks.node_size)
-    slots = ranks.on_first(
-        # A process takes two seconds to start, a shard of 10,000 pairs about one to count.
-        lambda: count_slots(
-            shards, keep=keep, captions=config.model.stores_text, workers=min(workers, len(shards) // 8)
-        )
-    )
-    _check_slots(slots, shards, config, labels)
+    faults = FaultList(out, ranks.rank)
+    # What grows with the number of pairs stays on the first rank.
+    whole: list[SlotCounts] = []
+
+    def counted() -> SlotCounts:
+        whole.append(_slots(inputs, config, out, _Counting(shards, keep, labels, faults), ranks.node_size))
+        return whole[0].bare
+
+    slots = ranks.on_first(counted)
+    if labels is not None:
+        check_shards(labels, slots, shards)
 
     torch.manual_seed(config.seed + 1)
     model.to(ranks.device, memory_format=torch.channels_last)
@@ -86,18 +113,23 @@ def assemble(inputs: Inputs, config: TrainConfig, out: Path, ranks: Ranks, *, sc
         image_features=features,
         text_features=config.model.stores_text,
     ).to(ranks.device)
+    freeze_unreached(student, config.loss)
     reader = PictureReader(preprocess=model.visual.preprocess_cfg, margin=MARGIN if config.augment.changes else 1.0)
+    workers = config.workers or max(1, available_cores() // ranks.node_size)
     sources = Sources(shards=shards, slots=slots, keep=keep, reader=reader, config=config, ranks=ranks, workers=workers)
+    if labels is not None and not features and sources.streams:
+        ranks.on_first(lambda: check_stream(labels, whole[0]))
     source = sources.features(model) if features else sources.pictures()
     if labels is not None and isinstance(source, MemorySource):
-        _check_labels(labels, source)
+        check_pairs(labels, source)
     trainer = Trainer(
         config=config,
         steps=config.steps(slots.total),
         pairs=slots.total,
+        order=order_digest([shard.name for shard in shards], slots.counts),
         gradients=Gradients(
             student=student,
-            wrapped=_distributed(student, config, ranks),
+            wrapped=distributed(student, ranks),
             average=MovingAverage(student, config.ema) if config.ema.decay > 0 else None,
             loss=config.loss,
             ranks=ranks,
@@ -112,60 +144,83 @@ def assemble(inputs: Inputs, config: TrainConfig, out: Path, ranks: Ranks, *, sc
             side=reader.model_side,
             augment=config.augment,
             tokenizer=lambda captions: trim_padding(model, tokenizer(captions)),
-            texts=_texts(model, tokenizer, slots, config, ranks),
+            texts=_texts(model, tokenizer, whole, config, ranks),
             labels=labels,
             batch_size=config.batch_size,
             seed=config.seed,
             device=ranks.device,
         ),
-        faults=FaultList(out, ranks.rank),
+        faults=faults,
         tokenizer=tokenizer,
         scorer=scorer,
     )
-    if ranks.first:
-        trainer.faults.add(slots.faults)
     concepts = labels.sizes if labels else {}
     return Run(trainer=trainer, described=described, model=model, tokenizer=tokenizer, concepts=concepts)
 
 
-def _check_slots(slots: SlotCounts, shards: Sequence[Shard], config: TrainConfig, labels: PseudoLabels | None) -> None:
+class _Counting(NamedTuple):
+    shards: Sequence[Shard]
+    keep: Keep
+    labels: PseudoLabels | None
+    faults: FaultList
+
+
+def _slots(inputs: Inputs, config: TrainConfig, out: Path, counting: _Counting, node_size: int) -> SlotCounts:
+    """Return the slots of the run as it began, or count them on all cores of this machine and write them down."""
+    shards, keep, labels, faults = counting
+    captions = config.model.stores_text
+    file = SlotFile(out, shards, described=run_inputs(out), data=config.data)
+    found = file.read(captions=captions)
+    if found is not None:
+        log.info("pairs: %s, counted when the run began", f"{found.total:,}")
+        return found
+    found = count_slots(
+        shards,
+        keep=keep,
+        captions=captions,
+        labelled=None if labels is None else LabelKeys.open(labels, shards),
+        workers=counting_workers(config.workers * node_size or available_cores(), len(shards)),
+    )
+    _check_slots(found, config)
+    faults.add(found.faults)
+    file.write(found)
+    return found
+
+
+def _check_slots(slots: SlotCounts, config: TrainConfig) -> None:
     if slots.total == 0:
         reasons = sorted({fault.reason for fault in slots.faults})
         raise DataError(f"no pair is left to train on ({', '.join(reasons) or 'nothing kept by the filter'})")
     if slots.total < config.batch_size:
         raise DataError(f"batch_size is {config.batch_size} but only {slots.total} pairs are left to train on")
-    if labels is not None:
-        used = [shard.name for shard, count in zip(shards, slots.counts, strict=True) if count]
-        lost = [name for name in used if name not in labels.stage.shards]
-        if lost:
-            raise DataError(missing_line(len(lost), len(used), [(lost[0], "...")]).replace("pairs", "shards", 1))
 
 
-def _check_labels(labels: PseudoLabels, source: MemorySource) -> None:
-    pairs = list(zip(source.shards, source.keys, strict=True))
-    lost = [pair for pair in pairs if not labels.has(*pair)]
-    if lost:
-        raise DataError(missing_line(len(lost), len(pairs), lost[:5]))
-
-
-def _texts(model: Any, tokenizer: Any, slots: SlotCounts, config: TrainConfig, ranks: Ranks) -> StoredFeatures | None:
+def _texts(
+    model: Any, tokenizer: Any, whole: list[SlotCounts], config: TrainConfig, ranks: Ranks
+) -> StoredFeatures | None:
     if not config.model.stores_text:
         return None
-    assert slots.captions is not None
-    captions, cache = slots.captions, Path(config.cache) if config.cache else None
-    return ranks.on_first(lambda: text_features(model.eval(), tokenizer, captions, device=ranks.device, cache=cache))
+    cache = Path(config.cache) if config.cache else None
+
+    def encoded() -> StoredFeatures:
+        captions = whole.pop().captions
+        assert captions is not None
+        return text_features(model.eval(), tokenizer, captions, device=ranks.device, cache=cache)
+
+    return ranks.on_first(encoded)
 
 
-def _distributed(student: Student, config: TrainConfig, ranks: Ranks) -> Any:
+def distributed(student: Student, ranks: Ranks) -> Any:
     """Wrap the student so that gradients are averaged over ranks; alone it stays as it is."""
     if ranks.group is None:
         return student
-    return torch.nn.parallel.DistributedDataParallel(
+    wrapper = torch.nn.parallel.DistributedDataParallel
+    # The loop spreads buffers once a step, so that the moving averages of all ranks stay equal. torch 2.13 renamed it.
+    known = inspect.signature(wrapper).parameters
+    spread: dict[str, Any] = {"forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers": False}
+    return wrapper(
         student,
         device_ids=[ranks.device] if ranks.device.type == "cuda" else None,
-        # The loop does it once a step, so that the moving averages of all ranks stay equal.
-        broadcast_buffers=False,
         process_group=ranks.group,
-        # Without a contrastive loss nothing reaches the text tower.
-        find_unused_parameters=config.loss.contrastive_weight == 0,
+        **spread,
     )

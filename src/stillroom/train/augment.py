@@ -49,10 +49,17 @@ def draw(count: int, config: AugmentConfig, generator: torch.Generator) -> Draws
 
 
 def random_boxes(count: int, config: AugmentConfig, generator: torch.Generator) -> Any:
-    """Draw crop boxes inside the picture as affine maps, (count, 2, 3)."""
+    """Draw crop boxes inside the picture as affine maps, (count, 2, 3).
+
+    The area is uniform in [min_crop, 1], and the log of the aspect in what `max_aspect` and the area allow: a box of
+    area a fits into the picture up to an aspect of 1 / a. (Cutting off what sticks out would leave a smaller area.)
+    """
     area = torch.empty(count).uniform_(config.min_crop, 1.0, generator=generator)
-    reach = math.log(config.max_aspect)
-    aspect = torch.empty(count).uniform_(-reach, reach, generator=generator).exp() if reach > 0 else torch.ones(count)
+    aspect = torch.ones(count)
+    if config.max_aspect > 1:
+        reach = (-area.log()).clamp(max=math.log(config.max_aspect))
+        aspect = (reach * torch.empty(count).uniform_(-1.0, 1.0, generator=generator)).exp()
+    # No more than rounding is cut off here.
     width, height = (area * aspect).sqrt().clamp(max=1), (area / aspect).sqrt().clamp(max=1)
     x, y = (torch.empty(count).uniform_(-1.0, 1.0, generator=generator) for _ in range(2))
     boxes = torch.zeros(count, 2, 3)

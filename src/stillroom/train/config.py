@@ -7,12 +7,13 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from stillroom.data.config import DataConfig
-from stillroom.train.config_loss import EmaConfig, LossConfig, require
+from stillroom.train.config_loss import EmaConfig, LossConfig, require, require_within
 
 # Fields that say how the work is done, not what comes out; they are not part of a run's identity. (Micro-batches
 # change rounding, and what batch norm sees; they may be changed between a run and its resumption all the same.)
 RUNTIME = (
     "inputs",
+    "evaluation",
     "micro_batch",
     "pixel_cache_mb",
     "checkpoint_samples",
@@ -32,18 +33,18 @@ class ModelConfig:
     Attributes:
         name: an architecture of open_clip, trained from scratch ("ViT-B-32").
         open_clip: the content of an `open_clip_config.json`: `model_cfg` and `preprocess_cfg`.
-        start_from: anything `stillroom.load_model` loads; training goes on from its weights.
-        image_size: side of the pictures in pixels, where it is not the architecture's own; position embeddings of
+        start_from: a trained model to go on from: anything `stillroom.load_model` loads.
+        image_size: side of the pictures in pixels; without it, the architecture's own. Position embeddings of
             `start_from` are interpolated.
-        pretrained_image: load timm's weights into a timm image tower.
-        pretrained_text: load the Hugging Face weights into an `hf_model_name` text tower.
+        pretrained_image: start a timm image tower from timm's weights.
+        pretrained_text: start a Hugging Face text tower (`hf_model_name`) from its own weights.
         lock_image: freeze the image tower; its projection, where it has one, keeps learning. Without random changes
             to the pictures it then runs once per picture.
         unlocked_image_groups: with `lock_image`, the last so many groups of layers keep learning.
         lock_text: freeze the text tower; its projection, where it has one, keeps learning. It then runs once per
             distinct caption.
         unlocked_text_layers: with `lock_text`, the last so many layers keep learning.
-        gradient_checkpointing: keep less for the backward pass and compute it again; slower, for large towers.
+        gradient_checkpointing: save memory: keep less for the backward pass and compute it again; slower.
     """
 
     name: str | None = None
@@ -87,17 +88,18 @@ class OptimizerConfig:
     Attributes:
         name: "adamw", or "sgd" with momentum `beta1`.
         lr: peak learning rate.
-        weight_decay: on matrices; biases, norms and scales have none.
+        weight_decay: of the weight matrices; biases, norms and scales have none.
         beta1: AdamW's first-moment decay; SGD's momentum.
         beta2: AdamW's second-moment decay (0.98 as in CLIP).
         eps: AdamW's epsilon.
-        warmup_samples: samples over which the rate rises linearly from 0.
+        warmup_samples: pairs over which the learning rate rises linearly from 0.
+        warmup_steps: the same counted in steps; if given, `warmup_samples` does not count.
         schedule: "cosine" falls to zero at the end, "constant" does not fall.
-        image_lr_multiplier: rate of the image tower over `lr`.
-        text_lr_multiplier: rate of the text tower over `lr`.
-        heads_lr_multiplier: rate of the concept heads over `lr` (10, recollected from DiHT, not verified).
-        heads_weight_decay: decay of the concept heads (0.01, recollected from DiHT, not verified).
-        max_grad_norm: gradients are scaled down to this norm; 0 or None leaves them.
+        image_lr_multiplier: the image tower's learning rate is so many times `lr`.
+        text_lr_multiplier: the same for the text tower.
+        heads_lr_multiplier: the same for the concept heads (10 as in DiHT: recalled, unverified).
+        heads_weight_decay: weight decay of the concept heads (0.01 as in DiHT: recalled, unverified).
+        max_grad_norm: longer gradients are scaled down to this norm; 0, in Python None too, leaves them.
         max_logit_scale: learnt scales are clamped to [1, this] (100 as in CLIP).
     """
 
@@ -108,6 +110,7 @@ class OptimizerConfig:
     beta2: float = 0.98
     eps: float = 1e-6
     warmup_samples: int = 10_000
+    warmup_steps: int | None = None
     schedule: Literal["cosine", "constant"] = "cosine"
     image_lr_multiplier: float = 1.0
     text_lr_multiplier: float = 1.0
@@ -117,11 +120,17 @@ class OptimizerConfig:
     max_logit_scale: float = 100.0
 
     def __post_init__(self) -> None:
-        require(self.lr > 0, f"optimizer.lr is {self.lr}; it must be above 0")
-        for key in ("warmup_samples", "weight_decay", "heads_weight_decay"):
-            require(getattr(self, key) >= 0, f"optimizer.{key} is {getattr(self, key)}; it must be 0 or more")
-        for key in ("image_lr_multiplier", "text_lr_multiplier", "heads_lr_multiplier"):
-            require(getattr(self, key) >= 0, f"optimizer.{key} is {getattr(self, key)}; it must be 0 or more")
+        require_within(self, "optimizer.", ("lr", "eps"), 0, open_below=True)
+        rates = ("image_lr_multiplier", "text_lr_multiplier", "heads_lr_multiplier")
+        require_within(self, "optimizer.", ("warmup_samples", "weight_decay", "heads_weight_decay", *rates), 0)
+        for key in ("beta1", "beta2"):
+            beta = getattr(self, key)
+            require(0 <= beta < 1, f"optimizer.{key} is {beta}; it must be 0 or more and below 1")
+        require_within(self, "optimizer.", ("max_logit_scale",), 1, open_below=True)
+        if self.warmup_steps is not None:
+            require_within(self, "optimizer.", ("warmup_steps",), 0)
+        if self.max_grad_norm is not None:
+            require_within(self, "optimizer.", ("max_grad_norm",), 0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,8 +138,8 @@ class AugmentConfig:
     """Random changes to training pictures, drawn from the seed and the step alone.
 
     Attributes:
-        min_crop: smallest area of the random resized crop (0.9 in DiHT's released code).
-        max_aspect: the crop's sides are stretched by at most this factor against each other.
+        min_crop: smallest share of a picture's area that a random crop takes (0.9 in DiHT's released code).
+        max_aspect: the crop's sides are stretched by at most this factor against each other; 1 does not stretch.
         grayscale: probability of dropping the colour.
         recolor: probability of replacing the channels by a random mix of them, inverted half of the time.
     """
@@ -141,8 +150,13 @@ class AugmentConfig:
     recolor: float = 0.0
 
     def __post_init__(self) -> None:
-        require(0 < self.min_crop <= 1, f"augment.min_crop is {self.min_crop}; it must be in (0, 1]")
-        require(self.max_aspect >= 1, f"augment.max_aspect is {self.max_aspect}; it must be 1 or more")
+        require_within(self, "augment.", ("min_crop",), 0, 1, open_below=True)
+        require_within(self, "augment.", ("max_aspect",), 1)
+        require_within(self, "augment.", ("grayscale", "recolor"), 0, 1)
+        both = self.grayscale + self.recolor
+        require(
+            both <= 1, f"augment.grayscale and recolor add up to {both:g}; a picture gets one of them, so 1 at most"
+        )
 
     @property
     def changes(self) -> bool:
@@ -157,7 +171,7 @@ class StreamConfig:
     Attributes:
         lanes: a batch is filled from so many places of the data at once, each reading on shard by shard. At least one a
             rank, and at least one for each worker that shall be busy.
-        shuffle: pairs that are held, still encoded, and come in random order, over all lanes.
+        shuffle: so many pairs are held, still encoded, and drawn from in random order, over all lanes.
     """
 
     lanes: int = 8
@@ -173,9 +187,9 @@ class EvaluationConfig:
     """Scores during training.
 
     Attributes:
-        tasks: names or data set folders, as `stillroom evaluate --tasks` takes them; none: no evaluation.
-        every_samples: how often; the last step is always scored.
-        data_root: where named tasks' data lies; see `stillroom evaluate`.
+        tasks: names, data set folders or pairs, as `stillroom evaluate --tasks` takes them; none: no evaluation.
+        every_samples: pairs from one scoring to the next; the last step is always scored.
+        data_root: folder of the named tasks' data, as in `stillroom evaluate`.
     """
 
     tasks: tuple[str, ...] = ()
@@ -191,7 +205,7 @@ class InputsConfig:
     """What to train on, for a recipe that stands for one run; the command line's own win.
 
     Attributes:
-        data: DATA.
+        data: DATA, as on the command line.
         keep: output folder of `stillroom filter`.
         concepts: output folder of `stillroom concepts`.
     """
@@ -203,13 +217,13 @@ class InputsConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """A whole recipe.
+    """A whole recipe: it names a model, and either `samples` or `epochs` is above 0.
 
     Attributes:
         model: the dual encoder.
         loss: what is minimised.
         ema: a moving average of the weights.
-        optimizer: how.
+        optimizer: how it is minimised.
         augment: random changes to the pictures.
         stream: the order of the pairs.
         data: how DATA is read.
@@ -217,18 +231,19 @@ class TrainConfig:
         inputs: what to train on.
         samples: pairs to see in all; a pair seen twice counts twice. 0: `epochs` says how many.
         epochs: passes over the pairs; 0: `samples` says how many.
-        batch_size: pairs a step, over all ranks.
-        micro_batch: pairs whose activations are held at once on a rank; None holds the whole batch's. Loss and gradient
-            are the big batch's (gradient caching), for about a third more work.
+        batch_size: pairs a step, over all ranks (processes of torchrun).
+        micro_batch: pairs whose activations are held at once on a rank; without it, the whole batch's are. Loss and
+            gradient are the big batch's (gradient caching), for about a third more work.
         precision: of the towers' arithmetic; losses are in float32 always.
-        pixel_cache_mb: decoded pictures are kept in memory where all of them fit in this.
-        checkpoint_samples: a checkpoint after every so many samples.
-        checkpoint_minutes: and after so many minutes; 0 goes by samples only.
+        pixel_cache_mb: decoded pictures are kept in memory where all of them fit into so many MiB.
+        checkpoint_samples: write a checkpoint after every so many pairs.
+        checkpoint_minutes: and after so many minutes; 0 goes by pairs only.
         keep_checkpoints: how many are kept, the newest ones.
-        tensorboard: write TensorBoard's event files too.
+        tensorboard: write TensorBoard's event files too; needs `stillroom[tensorboard]`.
         workers: processes a rank that decode pictures; 0 takes one a core of its share.
-        cache: folder where a locked text tower's features are kept for other runs; None keeps none.
-        device: "auto", "cpu" or a GPU of torch's; with torchrun each rank takes its own GPU.
+        cache: folder where the features of locked towers are kept for other runs; without it, they are not kept.
+        device: "auto" (a GPU if torch sees one, else the CPU), "cpu", "cuda:1" ...; under torchrun each rank takes its
+            own GPU.
         seed: of weights, order and augmentation.
     """
 
@@ -257,6 +272,8 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        # A step's random numbers are drawn from the seed times a million and more, in 64 bits.
+        require(0 <= self.seed < 2**31, f"seed is {self.seed}; it must be in [0, 2147483647]")
         require(self.batch_size >= 2, f"batch_size is {self.batch_size}; a contrastive batch needs at least 2")
         require(
             min(self.samples, self.epochs) == 0 < max(self.samples, self.epochs),
@@ -272,8 +289,7 @@ class TrainConfig:
         )
         for key in ("checkpoint_samples", "keep_checkpoints"):
             require(getattr(self, key) >= 1, f"{key} is {getattr(self, key)}; it must be 1 or more")
-        for key in ("checkpoint_minutes", "pixel_cache_mb", "workers"):
-            require(getattr(self, key) >= 0, f"{key} is {getattr(self, key)}; it must be 0 or more")
+        require_within(self, "", ("epochs", "checkpoint_minutes", "pixel_cache_mb", "workers"), 0)
         require(
             self.loss.soft_labels.weight == 0 or self.ema.decay > 0,
             "loss.soft_labels.weight is above 0, but ema.decay is 0: the average gives the labels (0.999 is usual)",

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from stillroom.errors import ConfigError
 
@@ -14,22 +16,46 @@ def require(condition: bool, message: str) -> None:  # noqa: FBT001 - reads as a
         raise ConfigError(message)
 
 
+def require_within(
+    config: Any, table: str, keys: Iterable[str], lowest: float, highest: float = math.inf, *, open_below: bool = False
+) -> None:
+    """Raise a `ConfigError` for numbers of a table outside [lowest, highest].
+
+    Args:
+        config: the table's dataclass.
+        table: its place in the recipe with a dot behind it, "" for the top.
+        keys: of the numbers.
+        lowest: allowed, but not if `open_below`.
+        highest: allowed.
+        open_below: the number must be above `lowest`.
+    """
+    if highest < math.inf:
+        allowed = f"in {'(' if open_below else '['}{lowest:g}, {highest:g}]"
+    else:
+        allowed = f"above {lowest:g}" if open_below else f"{lowest:g} or more"
+    for key in keys:
+        value = getattr(config, key)
+        inside = lowest < value <= highest if open_below else lowest <= value <= highest
+        require(inside, f"{table}{key} is {value}; it must be {allowed}")
+
+
 @dataclass(frozen=True, kw_only=True)
 class SoftLabelConfig:
     """Self-distillation: the soft labels of a moving average of the student (Cheng et al.); needs `ema.decay`.
 
     Attributes:
-        weight: of the term; 0 leaves it out. OTTER's script has 0.5 beside 0.5 of InfoNCE, both summed over directions.
+        weight: of this loss in the sum; 0 leaves it out. OTTER's script has 0.5 beside 0.5 of InfoNCE, both summed over
+            directions.
         targets: the teacher's softmax, or the plan of an optimal transport (OTTER).
         teacher_scale: the teacher's 1 / temperature for softmax targets (100 in OTTER's script).
         initial_scale: where the student's own learnt 1 / temperature of this term starts (e^3.9 in OTTER's script).
         image_image: weight of the images' mutual similarity in the targets. With softmax targets it makes them collapse
-            to one-hot, unless `diagonal` is off.
+            to one-hot, unless `diagonal` is false.
         text_text: the same for texts.
         diagonal: whether a pair's own entry can be a target.
-        regularisation: of the transport, above 0.
-        iterations: of Sinkhorn's algorithm.
-        over_ranks: whether a transport plan spans all ranks, or one is made on each.
+        regularisation: weight of the transport plan's entropy; the larger, the flatter the targets.
+        iterations: of Sinkhorn's algorithm, which finds the plan.
+        over_ranks: one transport plan over the pairs of all ranks; false makes one on each rank.
     """
 
     weight: float = 0.0
@@ -44,10 +70,9 @@ class SoftLabelConfig:
     over_ranks: bool = True
 
     def __post_init__(self) -> None:
-        require(self.weight >= 0, f"loss.soft_labels.weight is {self.weight}; it must be 0 or more")
-        for key in ("teacher_scale", "initial_scale", "regularisation", "iterations"):
-            value = getattr(self, key)
-            require(value > 0, f"loss.soft_labels.{key} is {value}; it must be above 0")
+        require_within(self, "loss.soft_labels.", ("weight", "image_image", "text_text"), 0)
+        above = ("teacher_scale", "initial_scale", "regularisation", "iterations")
+        require_within(self, "loss.soft_labels.", above, 0, open_below=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,13 +80,16 @@ class LossConfig:
     """What is minimised: a weighted sum of a contrastive loss, concept distillation and soft labels.
 
     Attributes:
-        contrastive: InfoNCE or HN-NCE (DiHT).
-        contrastive_weight: its weight.
-        alpha: weight of the positive in HN-NCE's denominator, in [0, 1]; below 1 it is decoupled by so much.
-        beta: hardness of HN-NCE's negatives, 0 or more; the paper's value is not known to us, 0.25 is common elsewhere.
-        label_smoothing: of InfoNCE, in [0, 1].
+        contrastive: "info_nce" is CLIP's loss, "hard_negative_nce" DiHT's HN-NCE, where hard negatives weigh more.
+        contrastive_weight: its weight in the sum; 0 leaves it out.
+        alpha: weight of the positive in HN-NCE's denominator; below 1 it is decoupled by so much.
+        beta: how much more HN-NCE's hard negatives weigh; with 0 all weigh the same. The paper's value is not known to
+            us, 0.25 is common elsewhere.
+        label_smoothing: of InfoNCE, not possible with HN-NCE.
+        bf16_products: round embeddings to bf16 for the losses of pairs, and multiply them so, with float32 sums, where
+            the processor can; faster there, gradients then err by about half a percent (our choice).
         exclude_identical_captions: pairs with the same caption are not each other's negatives (our choice).
-        concept_weight: weight of the two concept terms; needs pseudo-labels.
+        concept_weight: weight of the two concept terms; needs pseudo-labels, 0 leaves them out.
         soft_labels: self-distillation.
     """
 
@@ -70,20 +98,18 @@ class LossConfig:
     alpha: float = 1.0
     beta: float = 0.25
     label_smoothing: float = 0.0
+    bf16_products: bool = False
     exclude_identical_captions: bool = True
     concept_weight: float = 1.0
     soft_labels: SoftLabelConfig = field(default_factory=SoftLabelConfig)
 
     def __post_init__(self) -> None:
-        require(0 <= self.alpha <= 1, f"loss.alpha is {self.alpha}; it must be in [0, 1]")
-        require(self.beta >= 0, f"loss.beta is {self.beta}; it must be 0 or more")
-        require(0 <= self.label_smoothing <= 1, f"loss.label_smoothing is {self.label_smoothing}; it must be in [0, 1]")
+        require_within(self, "loss.", ("alpha", "label_smoothing"), 0, 1)
+        require_within(self, "loss.", ("beta", "contrastive_weight", "concept_weight"), 0)
         require(
             self.label_smoothing == 0 or self.contrastive == "info_nce",
             "loss.label_smoothing is for loss.contrastive = 'info_nce' only",
         )
-        for key in ("contrastive_weight", "concept_weight"):
-            require(getattr(self, key) >= 0, f"loss.{key} is {getattr(self, key)}; it must be 0 or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +118,8 @@ class EmaConfig:
 
     Attributes:
         decay: share of the old average at each step, below 1; 0 keeps no average.
-        warm_up: use min(decay, (1 + n) / (10 + n)) at step n (OTTER's script), so that the start is forgotten.
+        warm_up: use min(decay, (1 + n) / (10 + n)) at step n, counted from 0, so that the start is forgotten sooner
+            (the formula is OTTER's script's, where n is 2 after the first step).
         export: write the average as the run's model, not the last weights (our choice).
     """
 

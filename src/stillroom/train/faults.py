@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -37,8 +39,13 @@ class FaultList:
                 self._seen.add(mark)
                 new.append(json.dumps(asdict(fault)) + "\n")
         if new:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write("".join(new))
+            with self.path.open("ab+") as file:
+                # A line that a killed process has cut off is ended, so that it does not spoil the next.
+                if file.tell():
+                    file.seek(-1, os.SEEK_END)
+                    if file.read(1) != b"\n":
+                        file.write(b"\n")
+                file.write("".join(new).encode())
 
 
 def collect_faults(out: Path) -> dict[str, Any]:
@@ -51,8 +58,8 @@ def collect_faults(out: Path) -> dict[str, Any]:
     found = {(fault["shard"], fault["key"], fault["reason"]): fault for fault in listed}
     paths = sorted(out.glob("faults-rank*.jsonl"))
     for path in paths:
-        for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-            if line.endswith("\n"):  # a line that is cut off was of a rank that was killed, and is found again
+        for line in path.read_text(encoding="utf-8").splitlines():
+            with suppress(ValueError):  # a line that is cut off was of a rank that was killed, and is found again
                 fault = json.loads(line)
                 found.setdefault((fault["shard"], fault["key"], fault["reason"]), fault)
     listed = [found[place] for place in sorted(found)]

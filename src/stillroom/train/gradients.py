@@ -52,51 +52,43 @@ class Gradients:
     def backward(self, batch: Prepared) -> dict[str, Tensor]:
         """Add the batch's gradients to the parameters'; return the terms of the loss, detached, and their sum "loss".
 
-        Terms are scaled over ranks as the losses are: their mean over ranks is the batch's.
+        Terms are scaled over ranks as the losses are: their mean over ranks is the batch's. Without a pair on any rank
+        there are no terms and no gradients.
         """
-        size = self.micro_batch or len(batch)
-        parts = [slice(start, min(start + size, len(batch))) for start in range(0, len(batch), size)]
+        counts = self.ranks.numbers(len(batch))
+        if not any(counts):
+            return {}
         # W n / N of this rank's n among N pairs.
-        pairs = torch.tensor(float(len(batch)), device=self.ranks.device)
-        share = self.ranks.world / float(self.ranks.sum(pairs))
-        terms = self._whole(batch, share) if len(parts) == 1 else self._cached(batch, parts, share)
+        share = self.ranks.world / sum(counts)
+        size = self.micro_batch or max(counts)
+        # All ranks go the same way, whatever their own parts: the losses and DDP talk to other ranks, DDP also before
+        # its second forward pass, and the two ways do so in another order.
+        cached = max(counts) > size
+        with nullcontext() if len(batch) else _still_statistics(self.student):
+            terms = self._cached(batch, size, share) if cached else self._whole(batch, share)
         return {name: term.detach() for name, term in terms.items()}
 
     def _whole(self, batch: Prepared, share: float) -> dict[str, Tensor]:
-        part = batch.part(slice(None))
-        with autocast(self.ranks.device, self.precision):
-            embedded = self.wrapped(part.pictures, part.texts)
+        part = batch.part(slice(0, len(batch)))
+        embedded = self._embed(self.wrapped, part, len(batch))
         pairs = PairTensors(
             image=embedded.image, text=embedded.text, scale=embedded.scale, soft_scale=embedded.soft_scale
         )
-        terms = pair_losses(pairs, self._teach(part), self.loss, batch.caption_ids, self.ranks.group)
+        teacher = self._teach(part, len(batch))
+        terms = pair_losses(pairs, teacher, self.loss, batch.caption_ids, self.ranks.group)
         terms |= concept_losses(embedded.logits, part.targets, share * len(batch))
         total = weighted_sum(terms, self.loss)
         self.scaler.scale(total).backward()
         return {"loss": total, **terms}
 
-    def _cached(self, batch: Prepared, parts: list[slice], share: float) -> dict[str, Tensor]:
-        states: list[Any] = []
-        embedded: list[Embedded] = []
-        taught: list[tuple[Tensor, Tensor]] = []
-        with torch.no_grad(), _still_statistics(self.student):
-            for rows in parts:
-                part = batch.part(rows)
-                states.append(_random_state(self.ranks.device))
-                with autocast(self.ranks.device, self.precision):
-                    embedded.append(self.student(part.pictures, part.texts))
-                if (teacher := self._teach(part)) is not None:
-                    taught.append(teacher)
-        leaves = PairTensors(
-            image=torch.cat([one.image for one in embedded]).requires_grad_(),
-            text=torch.cat([one.text for one in embedded]).requires_grad_(),
-            scale=embedded[0].scale.detach().requires_grad_(),
-            soft_scale=None if embedded[0].soft_scale is None else embedded[0].soft_scale.detach().requires_grad_(),
-        )
-        teacher = (torch.cat([i for i, _ in taught]), torch.cat([t for _, t in taught])) if taught else None
+    def _cached(self, batch: Prepared, size: int, share: float) -> dict[str, Tensor]:
+        # A rank without pairs has one part too, of none.
+        parts = [slice(first, min(first + size, len(batch))) for first in range(0, max(1, len(batch)), size)]
+        leaves, teacher, states = self._first_pass(batch, parts)
         terms = pair_losses(leaves, teacher, self.loss, batch.caption_ids, self.ranks.group)
-        total = weighted_sum(terms, self.loss) if terms else torch.zeros((), device=self.ranks.device)
+        total = torch.zeros((), device=self.ranks.device)
         if terms:
+            total = weighted_sum(terms, self.loss)
             self.scaler.scale(total).backward()
         sums: dict[str, Tensor] = {}
         for number, rows in enumerate(parts):
@@ -109,39 +101,74 @@ class Gradients:
         total = total.detach() + (weighted_sum(sums, self.loss) if sums else 0.0)
         return {"loss": total, **terms, **sums}
 
+    @torch.no_grad()
+    def _first_pass(
+        self, batch: Prepared, parts: list[slice]
+    ) -> tuple[PairTensors, tuple[Tensor, Tensor] | None, list[Any]]:
+        """Embed all parts without a graph; return what the losses take, and the random state before each part.
+
+        Of a part only its embeddings stay: logits of thousands of concepts would outgrow them.
+        """
+        states: list[Any] = []
+        sides: tuple[list[Tensor], list[Tensor]] = ([], [])
+        taught: tuple[list[Tensor], list[Tensor]] = ([], [])
+        with _still_statistics(self.student):
+            for rows in parts:
+                part, pairs = batch.part(rows), rows.stop - rows.start
+                states.append(_random_state(self.ranks.device))
+                embedded = self._embed(self.student, part, pairs, heads=False)
+                sides[0].append(embedded.image)
+                sides[1].append(embedded.text)
+                if (teacher := self._teach(part, pairs)) is not None:
+                    taught[0].append(teacher[0])
+                    taught[1].append(teacher[1])
+        leaves = PairTensors(
+            image=torch.cat(sides[0]).requires_grad_(),
+            text=torch.cat(sides[1]).requires_grad_(),
+            scale=embedded.scale.requires_grad_(),
+            soft_scale=None if embedded.soft_scale is None else embedded.soft_scale.requires_grad_(),
+        )
+        return leaves, (torch.cat(taught[0]), torch.cat(taught[1])) if taught[0] else None, states
+
     def _backward_part(
         self, part: Part, rows: slice, leaves: PairTensors, share: float, *, last: bool
     ) -> dict[str, Tensor]:
         """Embed a part with a graph and send its embeddings' gradient back; the scales' goes with the last part."""
-        with autocast(self.ranks.device, self.precision):
-            embedded = self.wrapped(part.pictures, part.texts)
-        concept = concept_losses(embedded.logits, part.targets, share * (rows.stop - rows.start))
-        outputs: list[Tensor] = [embedded.image, embedded.text]
-        gradients: list[Tensor | None] = [
-            None if leaf.grad is None else leaf.grad[rows] for leaf in (leaves.image, leaves.text)
-        ]
+        pairs = rows.stop - rows.start
+        embedded = self._embed(self.wrapped, part, pairs)
+        concept = concept_losses(embedded.logits, part.targets, share * pairs)
+        given = [(embedded.image, _rows_of(leaves.image.grad, rows)), (embedded.text, _rows_of(leaves.text.grad, rows))]
         if last:
-            outputs += [scale for scale in (embedded.scale, embedded.soft_scale) if scale is not None]
-            gradients += [scale.grad for scale in (leaves.scale, leaves.soft_scale) if scale is not None]
-        given = [
-            (output, gradient) for output, gradient in zip(outputs, gradients, strict=True) if gradient is not None
-        ]
+            given.append((embedded.scale, leaves.scale.grad))
+            if embedded.soft_scale is not None and leaves.soft_scale is not None:
+                given.append((embedded.soft_scale, leaves.soft_scale.grad))
+        # Frozen towers take no gradient; a loss that is left out gives none.
+        given = [(output, gradient) for output, gradient in given if output.requires_grad and gradient is not None]
         if concept:
-            given.append((self.scaler.scale(weighted_sum(concept, self.loss)), None))  # type: ignore[arg-type]
-        torch.autograd.backward([output for output, _ in given], [gradient for _, gradient in given])
+            given.append((self.scaler.scale(weighted_sum(concept, self.loss)), None))
+        if given:
+            torch.autograd.backward([output for output, _ in given], [gradient for _, gradient in given])
         return {kind: term.detach() for kind, term in concept.items()}
 
+    def _embed(self, module: Any, part: Part, pairs: int, **options: bool) -> Embedded:
+        """Embed a part of so many pairs; rows beyond them are filler and are left out."""
+        with autocast(self.ranks.device, self.precision):
+            return module(part.pictures, part.texts, **options).first(pairs)
+
     @torch.no_grad()
-    def _teach(self, part: Part) -> tuple[Tensor, Tensor] | None:
+    def _teach(self, part: Part, pairs: int) -> tuple[Tensor, Tensor] | None:
         if self.average is None or self.loss.soft_labels.weight == 0:
             return None
-        with autocast(self.ranks.device, self.precision):
-            embedded = self.average.module(part.pictures, part.texts)
+        embedded = self._embed(self.average.module, part, pairs, heads=False)
         return embedded.image, embedded.text
 
     def _accumulation(self, *, last: bool) -> Any:
         """DDP talks to the other ranks with the last part only."""
         return nullcontext() if last or self.wrapped is self.student else self.wrapped.no_sync()
+
+
+def _rows_of(gradient: Tensor | None, rows: slice) -> Tensor | None:
+    return None if gradient is None else gradient[rows]
 
 
 @contextmanager

@@ -156,3 +156,26 @@ def rank_lanes(lanes: int, rank: int, world: int) -> range:
             f"{lanes} lanes of data cannot serve {world} ranks; set lanes to {world} or more, and batch_size too"
         )
     return range(rank * lanes // world, (rank + 1) * lanes // world)
+
+
+def lane_warnings(lanes: int, world: int, workers: int) -> list[str]:
+    """Say what a number of lanes costs that cannot be changed later, as it is part of the order; nothing if it fits.
+
+    Args:
+        lanes: that are used.
+        world: number of ranks.
+        workers: processes a rank that read a stream; 0 for pictures in memory.
+    """
+    said = []
+    least, most = lanes // world, -(-lanes // world)
+    if 0 < least < most:
+        said.append(
+            f"{lanes} lanes are shared out to {world} ranks: some take {most} lanes' pairs of each batch, others "
+            f"{least}, and wait; set stream.lanes to a multiple of {world} in a new run"
+        )
+    if workers > most:
+        said.append(
+            f"{most} of {workers} workers a rank read and decode, one a lane; with {workers * world} lanes "
+            "(stream.lanes, in a new run) all would"
+        )
+    return said

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import resource
 import sys
@@ -12,6 +13,7 @@ from typing import Any
 
 import torch
 
+from stillroom.artifacts import write_bytes
 from stillroom.errors import MissingDependencyError
 
 # Rows that depend on the data and the seed, and rows that depend on the machine.
@@ -34,7 +36,7 @@ class RunLog:
         if self.board is not None:
             group = name.partition(".")[0]
             for key, value in row.items():
-                if key != "step":
+                if key != "step" and value is not None:
                     self.board.add_scalar(f"{group}/{key}", value, row["step"])
 
     def close(self) -> None:
@@ -60,12 +62,19 @@ def cut_log(path: Path, steps_done: int) -> None:
     """Drop log lines of steps after the checkpoint that training goes on from: they will be written again."""
     if not path.exists():
         return
-    lines = []
-    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-        if not line.endswith("\n") or json.loads(line)["step"] > steps_done:
-            break
-        lines.append(line)
-    path.write_text("".join(lines), encoding="utf-8")
+    rows = path.read_bytes()
+    lines = rows.splitlines(keepends=True)
+    kept = list(itertools.takewhile(lambda line: _is_row_until(line, steps_done), lines))
+    if kept != lines:
+        write_bytes(path, b"".join(kept))
+
+
+def _is_row_until(line: bytes, steps_done: int) -> bool:
+    """Whether a line is a whole row of a step that is done; a power cut can leave half of one, or zeros."""
+    try:
+        return line.endswith(b"\n") and json.loads(line)["step"] <= steps_done
+    except (ValueError, KeyError, TypeError):
+        return False
 
 
 class Clock:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from itertools import islice
@@ -16,7 +16,7 @@ from stillroom.progress import progress
 from stillroom.records import Fault, Sample
 from stillroom.train.batch import Batch
 from stillroom.train.lanes import Order, rank_lanes
-from stillroom.train.slots import Keep, SlotCounts, one_line, usable
+from stillroom.train.slots import Keep, SlotCounts, counted_slots, one_line
 from stillroom.train.stored import FeatureCache, content_ids
 
 CHUNK = 256
@@ -202,8 +202,8 @@ def _read(
     begin = 0
     with progress("read pairs", order.total) as shown:
         for shard, count in zip(shards, counted.counts, strict=True):
-            samples = (item for item in usable(shard, keep, images=True) if isinstance(item, Sample))
-            slots = enumerate(islice(samples, count), begin)
+            items = counted_slots(shard, keep, count, images=True) if count else iter(())
+            slots = enumerate(_without_faults(items, found.faults), begin)
             while chunk := list(islice(slots, CHUNK)):
                 for (slot, sample), value in zip(chunk, load([sample for _, sample in chunk]), strict=True):
                     if isinstance(value, Fault):
@@ -217,6 +217,14 @@ def _read(
                 shown.advance(len(chunk))
             begin += count
     return found
+
+
+def _without_faults(items: Iterable[Sample | Fault], faults: list[Fault]) -> Iterator[Sample]:
+    for item in items:
+        if isinstance(item, Fault):
+            faults.append(item)
+        else:
+            yield item
 
 
 def _decode(sample: Sample, to_pixels: Callable[[bytes], np.ndarray]) -> np.ndarray | Fault:

@@ -48,7 +48,7 @@ def pair_losses(
         group: ranks whose pairs belong to the batch, or None.
     """
     options: dict[str, Any] = {"caption_ids": caption_ids if config.exclude_identical_captions else None}
-    options["group"] = group
+    options |= {"group": group, "bf16_products": config.bf16_products}
     terms = {}
     if config.contrastive_weight > 0:
         terms["contrastive"] = _contrastive(student, config, options)

@@ -17,6 +17,8 @@ from stillroom.train.config import AugmentConfig
 from stillroom.train.stored import StoredFeatures
 from stillroom.train.texts import caption_ids
 
+FILLER = 2
+
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
@@ -25,7 +27,7 @@ class Part:
     Attributes:
         pictures: (B, 3, s, s) float32 normalised, or (B, F) float32 features.
         texts: (B, L) int64 tokens, or (B, W) float32 features.
-        targets: kind of concept -> ids (B, k) and probabilities (B, k).
+        targets: kind of concept -> ids (B, k) and probabilities (B, k); of filler none, (0, k).
     """
 
     pictures: Tensor
@@ -39,7 +41,8 @@ class Prepared:
 
     Attributes:
         caption_ids: (N,) int64 on the device.
-        part: from rows of the batch to their tensors.
+        part: from rows of the batch to their tensors. Of a batch without pairs it is filler, which stands for none: a
+            rank that has no pair has to run its towers all the same, for the others wait for its gradients.
     """
 
     caption_ids: Tensor
@@ -77,6 +80,9 @@ class Preparer:
 
     def prepare(self, batch: Batch, step: int) -> Prepared:
         """Return the batch of 0-based step `step`; draws depend on the seed, the step and a pair's place only."""
+        if len(batch) == 0:
+            none = torch.zeros(0, dtype=torch.int64, device=self.device)
+            return Prepared(caption_ids=none, part=lambda rows: self._filler(batch.pictures))
         ids = caption_ids(batch.captions)
         texts = torch.from_numpy(self.texts.rows(ids)) if self.texts is not None else self.tokenizer(batch.captions)
         labels = self.labels.lookup(batch.shards, batch.keys) if self.labels is not None else {}
@@ -95,6 +101,20 @@ class Preparer:
             )
 
         return Prepared(caption_ids=torch.tensor(ids, device=self.device), part=part)
+
+    def _filler(self, none: np.ndarray) -> Part:
+        """Return rows that stand for no pair, shaped as those of `none` pictures; two, for batch norm refuses one."""
+        shape = none.shape[1:] if none.ndim == 2 else (3, self.side, self.side)
+        if self.texts is not None:
+            texts = torch.zeros(FILLER, self.texts.features.shape[1])
+        else:
+            texts = self.tokenizer(["filler"] * FILLER).long()
+        no_ids = torch.zeros(0, 1, dtype=torch.int64, device=self.device)
+        return Part(
+            pictures=torch.zeros(FILLER, *shape, device=self.device),
+            texts=texts.to(self.device),
+            targets={kind: (no_ids, no_ids.float()) for kind in (self.labels.names if self.labels else ())},
+        )
 
     def _pictures(self, stored: np.ndarray, draws: Draws) -> Tensor:
         """Augment and normalise; features go as they are."""

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import re
+import sys
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import torch
 import torch.distributed as dist
 
-from stillroom.errors import ConfigError, StillroomError
+from stillroom.errors import ConfigError, StillroomError, printable
 from stillroom.model.device import resolve_device
 
 T = TypeVar("T")
 # The other ranks wait while the first one counts pairs or scores the model.
 PATIENCE = timedelta(hours=2)
+# gloo's errors name its source file, "[.../gloo/transport/tcp/pair.cc:534] Connection closed by peer ...".
+LOST = re.compile(r"\bgloo/|gloo::|\bconnection (closed|reset|refused)\b|\bbroken pipe\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +64,20 @@ class Ranks:
             raise answer[0]
         return answer[1]
 
+    def on_every(self, function: Callable[[], T]) -> T:
+        """Call `function` on every rank; return its own result, or raise one rank's `StillroomError` on every rank."""
+        if self.group is None:
+            return function()
+        own, answer = None, []
+        try:
+            answer.append(function())
+        except StillroomError as error:
+            own = error
+        for failed in self.collect(own):
+            if failed is not None:
+                raise failed
+        return answer[0]
+
     def collect(self, value: T) -> list[T]:
         """Return every rank's value, in rank order."""
         if self.group is None:
@@ -65,6 +85,15 @@ class Ranks:
         values: list[Any] = [None] * self.world
         dist.all_gather_object(values, value, group=self.group)
         return values
+
+    def numbers(self, own: int) -> list[int]:
+        """Return every rank's number, in rank order; cheaper than `collect`."""
+        if self.group is None:
+            return [own]
+        sent = torch.tensor([own], device=self.device)
+        found = [torch.empty_like(sent) for _ in range(self.world)]
+        dist.all_gather(found, sent, group=self.group)
+        return [int(number) for number in torch.cat(found).tolist()]
 
     def sum(self, values: torch.Tensor) -> torch.Tensor:
         """Return the sum over ranks of a detached tensor."""
@@ -92,7 +121,8 @@ def open_ranks(device: str) -> Iterator[Ranks]:
     """Join the processes that torchrun started, if it did, and leave them at the end.
 
     Args:
-        device: "auto", "cpu" or a GPU; with several ranks a GPU without a number becomes the rank's own.
+        device: "auto", "cpu" or a GPU; with several ranks a GPU without a number becomes the rank's own, and after an
+            error their processes end here (see `_end`).
 
     Raises:
         ConfigError: no such device, fewer GPUs than ranks on a machine, or the ranks do not find each other.
@@ -104,6 +134,8 @@ def open_ranks(device: str) -> Iterator[Ranks]:
         yield Ranks(rank=0, world=1, node_size=1, device=torch.device(place), group=None)
         return
     local, node = (int(os.environ.get(name, "1")) for name in ("LOCAL_RANK", "LOCAL_WORLD_SIZE"))
+    if node > 1 and place.startswith("cuda:"):
+        raise ConfigError(f"device is '{place}', but there are {node} ranks on this machine; leave its number out")
     if place == "cuda":
         if node > torch.cuda.device_count():
             raise ConfigError(f"{node} ranks on a machine with {torch.cuda.device_count()} GPUs; start one a GPU")
@@ -118,19 +150,48 @@ def open_ranks(device: str) -> Iterator[Ranks]:
     try:
         group = dist.group.WORLD
         yield Ranks(rank=rank, world=world, node_size=node, device=torch.device(place), group=group)
-    except (StillroomError, KeyboardInterrupt):
-        raise
-    except RuntimeError as error:
-        if not _is_lost_rank(error):
-            raise
-        raise StillroomError(f"rank {rank}: another rank ended or cannot be reached: {_first_line(error)}") from None
-    finally:
+    except BaseException as error:
+        shown = _plain(error, rank)
+        if backend == "nccl":
+            _end(shown)
+        # This closes the connections, and the other ranks notice.
         dist.destroy_process_group()
+        if shown is error:
+            raise
+        raise shown from None
+    dist.destroy_process_group()
+
+
+def _plain(error: BaseException, rank: int) -> BaseException:
+    """Return an error of the exchange between ranks as one for people, any other as it is."""
+    if isinstance(error, RuntimeError) and not isinstance(error, StillroomError) and _is_lost_rank(error):
+        return StillroomError(f"rank {rank}: another rank ended or cannot be reached: {_first_line(error)}")
+    return error
+
+
+def _end(error: BaseException) -> NoReturn:
+    """Say what went wrong and end this process at once, without Python's own way out.
+
+    With NCCL that way can take hours: leaving the group waits for work that is under way, an all-reduce that waits for
+    this very rank; torchrun ends the others only after one has died.
+    """
+    status = 2 if isinstance(error, StillroomError | OSError) else 1
+    if isinstance(error, KeyboardInterrupt):
+        error, status = StillroomError("stopped; with --resume the same command goes on from the last checkpoint"), 130
+    if isinstance(error, StillroomError | OSError):
+        sys.stderr.write(f"stillroom: {printable(' '.join(str(error).split()))}\n")
+    else:
+        traceback.print_exception(error)
+    for worker in multiprocessing.active_children():
+        worker.terminate()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def _is_lost_rank(error: RuntimeError) -> bool:
-    words = str(error).lower()
-    return isinstance(error, dist.DistError) or any(word in words for word in ("gloo", "nccl", "connection", "rank "))
+    """Whether an error is of the exchange between ranks: torch's own kind, or of gloo, which has none."""
+    return isinstance(error, dist.DistError) or LOST.search(str(error)) is not None
 
 
 def _first_line(error: BaseException) -> str:

@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from stillroom.data.images import decode_image
+from stillroom.data.images import CutEnds, decode_image
+from stillroom.errors import ConfigError
+from stillroom.model.load import bounded_transform
 
 # 256 for 224, as is usual for a random crop.
 MARGIN = 256 / 224
 # open_clip's geometric transforms beside torchvision's.
 OWN_GEOMETRY = ("ResizeKeepRatio", "CenterCropOrPad")
+
+
+def square_side(size: int | Sequence[int]) -> int:
+    """Return the side of a model's pictures in pixels, from their (height, width) or that side.
+
+    Raises:
+        ConfigError: they are not square.
+    """
+    height, width = (size, size) if isinstance(size, int) else size
+    if height != width:
+        raise ConfigError(
+            f"the model takes pictures of {width} x {height} pixels; training takes square ones: set model.image_size"
+        )
+    return int(height)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,8 +48,7 @@ class PictureReader:
     @property
     def model_side(self) -> int:
         """Side of the pictures that the model sees."""
-        size = self.preprocess["size"]
-        return int(size if isinstance(size, int) else size[0])
+        return square_side(self.preprocess["size"])
 
     @property
     def side(self) -> int:
@@ -46,12 +61,10 @@ class PictureReader:
 
         So what is trained on is cut or padded as what is evaluated.
         """
-        from open_clip.transform import PreprocessCfg, image_transform_v2
         from torchvision import transforms
 
-        config = PreprocessCfg(**{**self.preprocess, "size": self.side})
-        whole = image_transform_v2(config, is_train=False).transforms
-        known = transforms.Resize, transforms.CenterCrop
+        whole = bounded_transform({**self.preprocess, "size": self.side}).transforms
+        known = CutEnds, transforms.Resize, transforms.CenterCrop
         return transforms.Compose(
             [part for part in whole if isinstance(part, known) or type(part).__name__ in OWN_GEOMETRY]
         )

@@ -9,9 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stillroom.artifacts import StageWriter, read_json
+from stillroom.artifacts import StageWriter, open_stage, read_json
+from stillroom.data import open_data
+from stillroom.data.contents import contents, require_same_contents
 from stillroom.errors import ArtifactError, ConfigError
 from stillroom.model.checkpoint import save_model_config, save_model_folder
+from stillroom.model.device import memory_told
 from stillroom.train.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -49,15 +52,28 @@ def run(
     from stillroom.train.ranks import open_ranks
 
     inputs = resolve_inputs(data, config, keep, concepts)
-    with open_ranks(config.device) as ranks:
-        writer = ranks.on_first(lambda: _open(inputs, config, out, resume=resume))
-        if writer is None:
+    opened: list[StageWriter] = []
+
+    def claim() -> dict[str, Any] | None:
+        """Claim the output folder; return the summary if it is finished."""
+        writer = _open(inputs, config, out, resume=resume)
+        if writer.complete:
             return dict(read_json(out / "summary.json"))
+        opened.append(writer)
+        if scorer is not None:
+            with writer.released_on_error():
+                scorer.check()
+        return None
+
+    with open_ranks(config.device) as ranks:
+        finished = ranks.on_first(claim)
+        if finished is not None:
+            return finished
         started = time.monotonic()
-        with writer.released_on_error() if ranks.first else nullcontext():
+        with opened[0].released_on_error() if ranks.first else nullcontext(), memory_told("lower micro_batch"):
             summary = _train(inputs, config, out, ranks, scorer)
         if ranks.first:
-            writer.finish(summary, shards=[], timings={"seconds": round(time.monotonic() - started, 1)})
+            opened[0].finish(summary, shards=[], timings={"seconds": round(time.monotonic() - started, 1)})
         return summary
 
 
@@ -98,29 +114,32 @@ def resolve_inputs(data: str | None, config: TrainConfig, keep: Path | None, con
     return found
 
 
-def _open(inputs: Inputs, config: TrainConfig, out: Path, *, resume: bool) -> StageWriter | None:
-    """Claim the output folder; None if it is finished."""
+def _open(inputs: Inputs, config: TrainConfig, out: Path, *, resume: bool) -> StageWriter:
+    """Claim the output folder, which may be finished.
+
+    Raises:
+        ArtifactError: it is of another run, or the filter or the labels were made before DATA changed.
+    """
+    found = contents(open_data(inputs.data, config.data))
+    for folder, stage in ((inputs.keep, "filter"), (inputs.concepts, "concepts")):
+        if folder is not None:
+            require_same_contents(open_stage(folder, stage), found)
     described = {
         # By content, not by place, so that equal runs write equal files.
         "data": inputs.data,
-        "keep": _digest(inputs.keep, "filter"),
-        "concepts": _digest(inputs.concepts, "concepts"),
+        "contents": found,
+        "keep": _digest(inputs.keep),
+        "concepts": _digest(inputs.concepts),
     }
     writer = StageWriter(out, stage="train", config=config.identity(), inputs=described, seed=config.seed)
-    if writer.complete:
-        return None
-    if any((out / "checkpoints").glob("step-*.pt")) and not resume:
+    unfinished = not writer.complete and any((out / "checkpoints").glob("step-*.pt"))
+    if unfinished and not resume:
         raise ArtifactError(f"--out {out} holds an unfinished run; --resume goes on with it, or choose another folder")
     return writer
 
 
-def _digest(folder: Path | None, stage: str) -> str | None:
-    if folder is None:
-        return None
-    manifest = folder / "manifest.json"
-    if not manifest.exists():
-        raise ArtifactError(f"{folder} is not a finished output of 'stillroom {stage}'")
-    return hashlib.sha256(manifest.read_bytes()).hexdigest()
+def _digest(folder: Path | None) -> str | None:
+    return None if folder is None else hashlib.sha256((folder / "manifest.json").read_bytes()).hexdigest()
 
 
 def _train(inputs: Inputs, config: TrainConfig, out: Path, ranks: Ranks, scorer: Scorer | None) -> dict[str, Any]:
@@ -128,9 +147,11 @@ def _train(inputs: Inputs, config: TrainConfig, out: Path, ranks: Ranks, scorer:
     from stillroom.train.checkpoints import Checkpoints
     from stillroom.train.faults import collect_faults
     from stillroom.train.loop import train_steps
+    from stillroom.train.slot_file import CAPTIONS
 
-    # Before anything is read: a damaged checkpoint is told at once.
-    newest = Checkpoints(out / "checkpoints", keep=config.keep_checkpoints).newest()
+    # Before anything is read: a damaged checkpoint is told at once. By one rank: what others see of a folder over a
+    # network may be older, and all must go on from the same step.
+    newest = ranks.on_first(Checkpoints(out / "checkpoints", keep=config.keep_checkpoints).newest)
     ready = assemble(inputs, config, out, ranks, scorer=scorer)
     if ranks.first:
         # So that checkpoints can be loaded as models while the run goes on.
@@ -140,6 +161,8 @@ def _train(inputs: Inputs, config: TrainConfig, out: Path, ranks: Ranks, scorer:
     if not ranks.first:
         return {}
     save_model_folder(out, ready.described, ready.trainer.exported().eval(), ready.tokenizer)
+    # A model's folder is handed on; the captions it was trained on are not part of it.
+    (out / CAPTIONS).unlink(missing_ok=True)
     return {**_summary(ready), **collect_faults(out)}
 
 
@@ -149,6 +172,7 @@ def _summary(ready: Run) -> dict[str, Any]:
         "pairs": trainer.pairs,
         "samples": trainer.steps * trainer.config.batch_size,
         "steps": trainer.steps,
+        "empty_steps": trainer.empty_steps,
         "parameters": sum(p.numel() for p in model.parameters()),
         "learning_parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "concepts": ready.concepts,

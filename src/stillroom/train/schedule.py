@@ -19,5 +19,6 @@ def rate_factor(step: int, *, steps: int, warmup: int, cosine: bool = True) -> f
 
 def learning_rate(step: int, steps: int, batch_size: int, config: OptimizerConfig) -> float:
     """Return the rate of a step; a warm-up takes at most half of the run."""
-    warmup = min(config.warmup_samples // batch_size, steps // 2)
+    asked = config.warmup_samples // batch_size if config.warmup_steps is None else config.warmup_steps
+    warmup = min(asked, steps // 2)
     return config.lr * rate_factor(step, steps=steps, warmup=warmup, cosine=config.schedule == "cosine")

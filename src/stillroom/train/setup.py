@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +11,19 @@ from stillroom.artifacts import read_json
 from stillroom.errors import ConfigError
 from stillroom.model.load import load_model
 from stillroom.model.locking import enable_gradient_checkpointing, lock_towers
-from stillroom.model.parts import image_trunk
+from stillroom.model.parts import encode_text, image_trunk, trim_padding
 from stillroom.model.towers import CONFIG_FILE, create_model, create_tokenizer, one_line
 from stillroom.model.zoo import released_by_file, released_models
 from stillroom.train.config import AugmentConfig, ModelConfig
+from stillroom.train.resize import square_side
 
 
 def build_model(config: ModelConfig) -> tuple[dict[str, Any], Any, Any]:
     """Return (content of `open_clip_config.json`, model, tokenizer), with what the recipe locks frozen.
 
     Raises:
-        ConfigError: an unknown model, towers that do not fit, more unlocked layers than there are.
+        ConfigError: an unknown model, towers that do not fit, more unlocked layers than there are, pictures that are
+            not square.
         DataError: `start_from` names nothing.
     """
     if config.start_from is not None:
@@ -42,13 +45,15 @@ def build_model(config: ModelConfig) -> tuple[dict[str, Any], Any, Any]:
         lock_text=config.lock_text,
         unlocked_text_layers=config.unlocked_text_layers,
     )
-    if config.gradient_checkpointing:
-        enable_gradient_checkpointing(model)
     bias = getattr(model, "logit_bias", None)
     if bias is not None:
         # Of sigmoid losses; the losses here have none.
         bias.requires_grad_(requires_grad=False)
+    freeze_unused(model, tokenizer)
+    if config.gradient_checkpointing:
+        enable_gradient_checkpointing(model)
     described["preprocess_cfg"] = dict(model.visual.preprocess_cfg)
+    square_side(described["preprocess_cfg"]["size"])
     return described, model, tokenizer
 
 
@@ -137,8 +142,44 @@ def stores_images(model: Any, config: ModelConfig, augment: AugmentConfig) -> bo
 
     if not config.lock_image or config.unlocked_image_groups or augment.changes:
         return False
-    size = model.visual.image_size
-    height, width = (size, size) if isinstance(size, int) else size
     model.eval()
     with torch.inference_mode():
-        return image_trunk(model, torch.zeros(1, 3, height, width)).ndim == 2
+        return image_trunk(model, _blank_picture(model)).ndim == 2
+
+
+def freeze_unused(model: Any, tokenizer: Callable[[list[str]], Any]) -> None:
+    """Freeze what neither embedding depends on, nor is the scale, such as CoCa's text decoder.
+
+    It would not learn anyway, and DDP waits for a gradient of everything that does.
+    """
+    training = model.training
+    # In evaluation mode no random number is drawn and no batch norm moves.
+    model.eval()
+    tokens = trim_padding(model, tokenizer(["a"]))
+    embeddings = [model.encode_image(_blank_picture(model)), encode_text(model, tokens)]
+    model.train(training)
+    used = {id(model.logit_scale), *_learning_behind(embeddings)}
+    for parameter in model.parameters():
+        if id(parameter) not in used:
+            parameter.requires_grad_(requires_grad=False)
+
+
+def _learning_behind(results: Sequence[Any]) -> set[int]:
+    """Return the `id` of every learning parameter in the graph behind some results."""
+    ahead = [result.grad_fn for result in results]
+    seen: set[Any] = {None}
+    while ahead:
+        node = ahead.pop()
+        if node not in seen:
+            seen.add(node)
+            ahead.extend(before for before, _ in node.next_functions)
+    return {id(node.variable) for node in seen if hasattr(node, "variable")}
+
+
+def _blank_picture(model: Any) -> Any:
+    """Return (1, 3, H, W) zeros of the model's size, where the model is."""
+    import torch
+
+    size = model.visual.image_size
+    height, width = (size, size) if isinstance(size, int) else size
+    return torch.zeros(1, 3, height, width, device=model.logit_scale.device)

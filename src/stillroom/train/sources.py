@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,18 +17,20 @@ from stillroom.data import Shard
 from stillroom.errors import DataError
 from stillroom.model.parts import image_trunk
 from stillroom.train.config import TrainConfig
-from stillroom.train.lanes import Order
+from stillroom.train.lanes import Order, lane_warnings
 from stillroom.train.loop import Source
 from stillroom.train.memory import MemorySource, read_features, read_pictures
 from stillroom.train.precision import autocast
 from stillroom.train.prepare import normalised
 from stillroom.train.ranks import Ranks
 from stillroom.train.resize import PictureReader
-from stillroom.train.slots import Keep, SlotCounts
+from stillroom.train.slots import Keep, SlotCounts, tell_lost
 from stillroom.train.stored import FeatureCache, trunk_digest
 from stillroom.train.stream import ShardStream
 
 log = logging.getLogger("stillroom")
+# Features are held in parts, joined, and put in the order of the slots.
+COPIES = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +68,12 @@ class Sources:
         )
 
     @property
+    def streams(self) -> bool:
+        """Whether pictures are more than the recipe's `pixel_cache_mb` holds, and are decoded as they are needed."""
+        room = self.config.pixel_cache_mb * 2**20 // self.ranks.node_size
+        return self.slots.total * self.reader.side**2 * 3 > room
+
+    @property
     def _ranks(self) -> dict[str, int]:
         return {"rank": self.ranks.rank, "world": self.ranks.world}
 
@@ -74,12 +83,12 @@ class Sources:
         Raises:
             DataError: fewer usable pictures than a batch takes.
         """
-        room = self.config.pixel_cache_mb * 2**20 // self.ranks.node_size
-        if self.slots.total * self.reader.side**2 * 3 > room:
+        self._tell_lanes(self.workers if self.streams else 0)
+        if self.streams:
             log.info("pictures take more than pixel_cache_mb: they are read and decoded as they are needed")
             return ShardStream(
                 shards=self.shards,
-                slots=self.slots,
+                slots=self.slots.bare,
                 to_pixels=self.reader,
                 keep=self.keep,
                 batch_size=self.config.batch_size,
@@ -99,14 +108,17 @@ class Sources:
         """Return the features of the model's locked image trunk, each picture encoded once.
 
         Raises:
-            DataError: fewer usable pictures than a batch takes.
+            DataError: fewer usable pictures than a batch takes, or more than there is memory for their features.
         """
+        self._tell_lanes(0)
 
         def encode(pictures: np.ndarray) -> np.ndarray:
             tensor = torch.from_numpy(pictures).to(self.ranks.device)
             pixels = normalised(tensor.permute(0, 3, 1, 2).float().div_(255), self.reader.preprocess)
             with torch.inference_mode(), autocast(self.ranks.device, self.config.precision):
-                return image_trunk(model, pixels).float().cpu().numpy().astype(np.float16)
+                features = image_trunk(model, pixels).float().cpu().numpy().astype(np.float16)
+            check_room(self.slots.total * features.shape[1] * features.itemsize, self.ranks.node_size)
+            return features
 
         path = None
         if self.config.cache:
@@ -126,8 +138,32 @@ class Sources:
             )
         return self._checked(source)
 
+    def _tell_lanes(self, workers: int) -> None:
+        if self.ranks.first:
+            for line in lane_warnings(len(self.order.shares), self.ranks.world, workers):
+                log.warning("%s", line)
+
     def _checked(self, source: MemorySource) -> MemorySource:
+        tell_lost(source.faults, set())
         pairs, size = len(source.keys), self.config.batch_size
         if pairs < size:
             raise DataError(f"batch_size is {size} but only {pairs} pairs are left to train on")
         return source
+
+
+def check_room(size: int, ranks: int, memory: int | None = None) -> None:
+    """Raise a `DataError` if features do not fit in memory on every rank of a machine.
+
+    Args:
+        size: bytes of all features.
+        ranks: that hold them each.
+        memory: bytes of the machine; None asks the system.
+    """
+    if memory is None:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if size * COPIES * ranks > memory:
+        raise DataError(
+            f"the locked image tower's features of all pairs take {size / 2**30:,.1f} GB, {COPIES} times that until "
+            f"they are in order, on each of {ranks} ranks; this machine has {memory / 2**30:,.0f} GB: start fewer "
+            "ranks a machine, or let something about the pictures be random (augment.min_crop=0.9), which streams them"
+        )

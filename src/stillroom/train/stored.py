@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,10 @@ import torch
 
 from stillroom.artifacts import write_bytes
 from stillroom.errors import ArtifactError
-from stillroom.model.parts import Tower, trunk_state
+from stillroom.model.parts import Tower, text_part, trunk_state
+
+# Whose modules hold settings as attributes.
+LIBRARIES = ("torch", "open_clip", "timm", "transformers")
 
 
 def content_ids(contents: Iterable[bytes]) -> np.ndarray:
@@ -68,15 +72,43 @@ def write_features(path: Path, stored: StoredFeatures) -> None:
 
 
 def trunk_digest(model: Any, tower: Tower, *more: bytes) -> str:
-    """Name what features depend on: a trunk's weights, how it pools (which is code), and `more`."""
-    part = model.visual if tower == "image" else getattr(model, "text", model)
-    digest = hashlib.sha256(f"{type(part).__name__} {type(getattr(part, 'pooler', None)).__name__}".encode())
+    """Name what features depend on: a trunk's weights, its modules with their settings, and `more`.
+
+    The same weights with GELU and with quick GELU, with more heads or another pooling, are two trunks.
+    """
+    digest = hashlib.sha256()
     for content in more:
         digest.update(content)
+    for name, module in _trunk_modules(model, tower):
+        digest.update(f"{name} {type(module).__name__} {_settings(module)}\n".encode())
     for name, tensor in sorted(trunk_state(model, tower).items()):
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()[:32]
+
+
+def _trunk_modules(model: Any, tower: Tower) -> Iterator[tuple[str, Any]]:
+    """Yield a tower's modules by name; open_clip's CLIP itself holds those of its text tower."""
+    part = model.visual if tower == "image" else text_part(model)
+    for name, module in part.named_modules():
+        if part is not model or name.partition(".")[0] != "visual":
+            yield name, module
+
+
+def _settings(module: Any) -> list[tuple[str, str]]:
+    """Return a module's plain attributes; functions, such as activations, by name."""
+    if type(module).__module__.partition(".")[0] not in LIBRARIES:
+        return []  # they may be counters
+    found = []
+    for key, value in vars(module).items():
+        # Where transformers read a model from is no part of what it computes: a moved folder is the same model.
+        if key in ("training", "name_or_path") or key.startswith("_"):
+            continue
+        if isinstance(value, (bool, int, float, str)):
+            found.append((key, repr(value)))
+        elif isinstance(value, FunctionType):
+            found.append((key, value.__qualname__))
+    return sorted(found)
 
 
 class FeatureCache:

@@ -15,7 +15,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
 from multiprocessing import resource_tracker
@@ -30,7 +30,7 @@ from stillroom.errors import ConfigError, StillroomError
 from stillroom.records import Fault
 from stillroom.train.batch import Batch
 from stillroom.train.lanes import Order, rank_lanes
-from stillroom.train.slots import Keep, SlotCounts, keep_all
+from stillroom.train.slots import Keep, SlotCounts, keep_all, tell_lost
 from stillroom.train.stream_reader import LaneRows, ShardCursor, decode_slots, read_lane
 
 # Steps that a worker decodes ahead: two cover a slow one, each costs a batch of decoded pictures.
@@ -101,12 +101,19 @@ class ShardStream:
         Raises:
             StillroomError: a worker process died.
         """
+        told: set[str] = set()
+        for batch, faults in self._batches(start, stop):
+            tell_lost(faults, told)
+            yield batch, faults
+
+    def _batches(self, start: int, stop: int) -> Iterator[tuple[Batch, list[Fault]]]:
         workers = min(self.workers, len(self.own_lanes))
         if workers == 0:
             for item in lane_items(self, self.own_lanes, start, stop):
                 yield _merge([item])
             return
-        loader = _start_loader(LaneDataset(self, start, stop), workers)
+        # Captions and faults of all pairs are not for every worker.
+        loader = _start_loader(LaneDataset(replace(self, slots=self.slots.bare), start, stop), workers)
         try:
             while items := list(islice(loader, workers)):
                 yield _merge([_received(item) for item in items])

@@ -14,7 +14,7 @@ from stillroom.data import Shard, reasons
 from stillroom.data.images import ImageError
 from stillroom.records import Fault, ImageRef, Sample
 from stillroom.train.lanes import Order, Window
-from stillroom.train.slots import Keep, SlotCounts, one_line, usable
+from stillroom.train.slots import Keep, SlotCounts, counted_slots, one_line
 
 
 class Encoded(NamedTuple):
@@ -39,7 +39,6 @@ class ShardCursor:
         self._shards, self._slots, self._keep = shards, slots, keep
         self._shard, self._next = -1, 0
         self._samples: Iterator[Sample | Fault] = iter(())
-        self._damage: Fault | None = None
         self._ended = False
         self._file: IO[bytes] | None = None
 
@@ -52,38 +51,24 @@ class ShardCursor:
                 yield self._slot(slot)
 
     def _open(self, shard: int) -> None:
-        if self._file is not None:
-            self._file.close()
-        self._shard, self._next, self._damage, self._ended, self._file = shard, 0, None, False, None
+        self._close_file()
+        self._shard, self._next, self._ended = shard, 0, False
         # Where pictures can be read out of turn, those that are passed over are not read at all.
-        self._samples = usable(self._shards[shard], self._keep, images=not self._slots.direct[shard])
+        self._samples = counted_slots(
+            self._shards[shard], self._keep, self._slots.counts[shard], images=not self._slots.direct[shard]
+        )
 
     def _slot(self, slot: int) -> Encoded | Fault | None:
         if self._ended:
             return None
-        while (sample := self._sample()) is not None:
+        for item in self._samples:
+            if isinstance(item, Fault):
+                self._ended = True
+                return item
             self._next += 1
             if self._next > slot:
-                return self._encoded(sample)
-        self._ended = True
-        return self._lost()
-
-    def _sample(self) -> Sample | None:
-        for item in self._samples:
-            if isinstance(item, Sample):
-                return item
-            if item.reason in (reasons.SHARD_TRUNCATED, reasons.SHARD_UNREADABLE):
-                self._damage = item
-        return None
-
-    def _lost(self) -> Fault:
-        """Say that a shard, read again, ends before all that was counted; the rest of its slots stays empty."""
-        name, counted = self._shards[self._shard].name, self._slots.counts[self._shard]
-        detail = f"{self._next:,} of {counted:,} pairs were found when it was read again"
-        if self._damage is None:
-            return Fault(shard=name, key="", reason=reasons.SHARD_TRUNCATED, detail=detail)
-        damage = self._damage
-        return Fault(shard=name, key=damage.key, reason=damage.reason, detail=f"{damage.detail}; {detail}")
+                return self._encoded(item)
+        raise AssertionError("counted_slots ends with the last slot or a fault")
 
     def _encoded(self, sample: Sample) -> Encoded | Fault:
         try:
@@ -94,12 +79,24 @@ class ShardCursor:
 
     def _picture(self, ref: ImageRef | None) -> bytes:
         assert ref is not None
+        try:
+            return self._read_picture(ref)
+        except OSError:  # on a network's disk a file handle can grow stale
+            self._close_file()
+            return self._read_picture(ref)
+
+    def _read_picture(self, ref: ImageRef) -> bytes:
         if ref.size is None:
             return Path(ref.url).read_bytes()
         if self._file is None:
             self._file = open(ref.url, "rb")  # noqa: SIM115 - it stays open as long as the shard
         self._file.seek(ref.offset)
         return self._file.read(ref.size)
+
+    def _close_file(self) -> None:
+        if self._file is not None:
+            self._file.close()
+        self._file = None
 
 
 def read_lane(order: Order, lane: int, position: int, cursor: ShardCursor) -> Iterator[Encoded | Fault | None]:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import copy
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stillroom.model.parts import encode_text, image_head, text_head
-from stillroom.train.config import EmaConfig
+from stillroom.model.parts import encode_text, image_head, text_head, tower_parameters
+from stillroom.train.config import EmaConfig, LossConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +32,13 @@ class Embedded:
     logits: dict[str, Tensor]
     scale: Tensor
     soft_scale: Tensor | None
+
+    def first(self, pairs: int) -> Embedded:
+        """Return the first so many pairs."""
+        if pairs == len(self.image):
+            return self
+        logits = {kind: scores[:pairs] for kind, scores in self.logits.items()}
+        return replace(self, image=self.image[:pairs], text=self.text[:pairs], logits=logits)
 
 
 class Student(nn.Module):
@@ -60,14 +67,14 @@ class Student(nn.Module):
         self.log_soft_scale = nn.Parameter(torch.tensor(math.log(soft_scale))) if soft_scale is not None else None
         self.image_features, self.text_features = image_features, text_features
 
-    def forward(self, pictures: Tensor, texts: Tensor) -> Embedded:
-        """Embed pictures (B, 3, s, s) or (B, F) and texts, tokens (B, L) or (B, W).
+    def forward(self, pictures: Tensor, texts: Tensor, *, heads: bool = True) -> Embedded:
+        """Embed pictures (B, 3, s, s) or (B, F) and texts, tokens (B, L) or (B, W); no logits without `heads`.
 
         Runs in the surrounding autocast; what comes out is float32.
         """
         image = image_head(self.model)(pictures) if self.image_features else self.model.encode_image(pictures)
         text = text_head(self.model)(texts) if self.text_features else encode_text(self.model, texts)
-        logits = {kind: head(image).float() for kind, head in self.heads.items()}
+        logits = {kind: head(image).float() for kind, head in self.heads.items()} if heads else {}
         return Embedded(
             image=F.normalize(image.float(), dim=-1),
             text=F.normalize(text.float(), dim=-1),
@@ -87,6 +94,19 @@ class Student(nn.Module):
 def build_heads(embed_dim: int, sizes: dict[str, int]) -> nn.ModuleDict:
     """Return a linear head for each kind of concept."""
     return nn.ModuleDict({kind: nn.Linear(embed_dim, size) for kind, size in sizes.items()})
+
+
+def freeze_unreached(student: Student, loss: LossConfig) -> None:
+    """Freeze what no term of the loss depends on: DDP waits for a gradient of everything that learns.
+
+    The logit scale is the contrastive loss's own. Concept distillation alone does not see the texts.
+    """
+    if loss.contrastive_weight > 0:
+        return
+    owners = tower_parameters(student.model)
+    for name, parameter in student.model.named_parameters():
+        if name == "logit_scale" or (owners[name] == "text" and loss.soft_labels.weight == 0):
+            parameter.requires_grad_(requires_grad=False)
 
 
 class MovingAverage:

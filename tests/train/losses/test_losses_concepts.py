@@ -116,6 +116,12 @@ def test_low_precision_logits_are_computed_in_float32(dtype):
     torch.testing.assert_close(gradient.double(), expected[1], rtol=1e-2, atol=1e-3)
 
 
+def test_second_derivatives_are_refused_not_wrong():
+    logits, (ids, probs) = student_logits(5, 7), labels(5, 7, 3)
+    with pytest.raises(NotImplementedError, match="first derivatives only"):
+        torch.autograd.grad(concept_distillation(logits, ids, probs), logits, create_graph=True)
+
+
 class TensorsMade(TorchDispatchMode):
     """Records the elements of every tensor that an operation returns."""
 
@@ -146,6 +152,8 @@ def test_what_does_not_fit_is_named():
         concept_distillation(logits, ids.clone().fill_(6), probs)
     with pytest.raises(DataError, match="concept id -1 "):
         concept_distillation(logits, ids.clone().fill_(-1), probs)
+    with pytest.raises(DataError, match=r"probs holds -0\.25"):
+        concept_distillation(logits, ids, probs.clone().index_fill_(1, torch.tensor(1), -0.25))
     with pytest.raises(DataError, match=r"\(4, 6\), \(4, 2\) and \(4, 1\)"):
         concept_distillation(logits, ids, probs[:, :1])
     with pytest.raises(DataError, match=r"\(4, 6\), \(3, 2\)"):

@@ -8,8 +8,9 @@ import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from stillroom.errors import ConfigError, DataError
-from stillroom.train.losses import blocks, hard_negative_nce, info_nce
+from stillroom.train.losses import blocks, contrastive, hard_negative_nce, info_nce
 from stillroom.train.losses.contrastive import pair_terms
+from stillroom.train.losses.inputs import reduced_products
 
 # exp of the 3 x 3 scores that the cases by hand use; asymmetric, so that rows and columns differ.
 HAND = torch.tensor([[4.0, 2.0, 1.0], [1.0, 4.0, 2.0], [1.0, 2.0, 4.0]], dtype=torch.float64)
@@ -312,6 +313,135 @@ def test_autocast_does_not_lower_the_precision():
     torch.testing.assert_close(actual, expected, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_second_derivatives_are_refused_not_wrong(smoothing):
+    image, text, scale = embeddings(5)
+    weight = torch.eye(8, dtype=torch.float64, requires_grad=True)
+    loss = info_nce(image @ weight, text, scale, label_smoothing=smoothing)
+    with pytest.raises(NotImplementedError, match="first derivatives only"):
+        torch.autograd.grad(loss, image, create_graph=True)
+
+
+def test_nothing_is_kept_for_a_backward_pass_that_cannot_come(monkeypatch):
+    kept = []
+
+    def spy(*args, keep):
+        kept.append(keep)
+        return blocks.negative_log_sums(*args, keep=keep)
+
+    monkeypatch.setattr(contrastive, "negative_log_sums", spy)
+    inputs = embeddings(5)
+    expected = hard_negative_nce(*inputs).detach()
+    with torch.no_grad():
+        assert torch.equal(hard_negative_nce(*inputs), expected)
+    hard_negative_nce(*(tensor.detach() for tensor in inputs))
+    assert kept == [True, False, False]
+
+
+def rounded(inputs):
+    """The inputs with bf16's values, in float64."""
+    image, text, scale = (tensor.detach() for tensor in inputs)
+    return [one.double().requires_grad_() for one in (image.bfloat16(), text.bfloat16(), scale)]
+
+
+@pytest.mark.parametrize("settings", [{"alpha": 0.9, "beta": 0.25}, {"beta": 0.0}])
+@pytest.mark.parametrize("scale", [14.3, 100.0])
+def test_bf16_products_are_those_of_the_rounded_embeddings(scale, settings):
+    inputs = embeddings(64, width=96, scale=scale, dtype=torch.float32)
+    exact = rounded(inputs)
+    expected = value_and_gradients(plain(*exact, **settings), exact)
+    actual = value_and_gradients(hard_negative_nce(*inputs, bf16_products=True, **settings), inputs)
+    assert [tensor.dtype for tensor in actual] == [torch.float32] * 4
+    # Sums are float32's; scores' gradients may be rounded to bf16's 8 binary digits by the processor.
+    torch.testing.assert_close(actual[0].double(), expected[0], rtol=2e-5, atol=1e-6)
+    for got, wanted in zip(actual[1:], expected[1:], strict=True):
+        torch.testing.assert_close(got.double(), wanted, rtol=1e-2, atol=4e-3 * float(wanted.abs().max()))
+
+
+def test_bf16_products_with_label_smoothing_and_equal_captions():
+    inputs = embeddings(11, dtype=torch.float32)
+    settings = {"label_smoothing": 0.1, "caption_ids": IDS["some equal"]}
+    actual = info_nce(*inputs, bf16_products=True, **settings)
+    torch.testing.assert_close(actual.double(), info_nce(*rounded(inputs), **settings), rtol=2e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("scale", "spread"), [(14.3, 1.0), (100.0, 3.0)])
+def test_bf16_products_cost_little_accuracy(scale, spread):
+    generator = torch.Generator().manual_seed(0)
+    image = torch.randn(512, 256, generator=generator)
+    text = image + spread * torch.randn(512, 256, generator=generator)
+    inputs = [F.normalize(image, dim=1), F.normalize(text, dim=1), torch.tensor(scale)]
+    exact = [tensor.double().requires_grad_() for tensor in inputs]
+    inputs = [tensor.requires_grad_() for tensor in inputs]
+    expected = value_and_gradients(hard_negative_nce(*exact), exact)
+    single = value_and_gradients(hard_negative_nce(*inputs), inputs)
+    actual = value_and_gradients(hard_negative_nce(*inputs, bf16_products=True), inputs)
+
+    def errors(found):
+        # The gradient of log scale is measured by the loss: it can be a small rest of what cancels.
+        norms = [expected[0], expected[1].norm(), expected[2].norm(), expected[0] / scale]
+        return [
+            float((one.double() - wanted).norm() / norm)
+            for one, wanted, norm in zip(found, expected, norms, strict=True)
+        ]
+
+    assert max(errors(single)) < 1e-5
+    value, image_error, text_error, scale_error = errors(actual)
+    assert 1e-7 < value < 2e-3
+    assert 1e-4 < image_error < 0.01
+    assert 1e-4 < text_error < 0.01
+    assert scale_error < 2e-3
+
+
+def test_float64_embeddings_are_never_rounded():
+    inputs = embeddings(9)
+    expected = value_and_gradients(hard_negative_nce(*inputs), inputs)
+    actual = value_and_gradients(hard_negative_nce(*inputs, bf16_products=True), inputs)
+    torch.testing.assert_close(actual, expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("before", ["highest", "high"])
+def test_bf16_products_are_allowed_inside_the_loss_alone(monkeypatch, before):
+    seen = []
+    scores = blocks.ScoreMatrix.scores
+
+    def spy(*args):
+        seen.append(torch.get_float32_matmul_precision())
+        return scores(*args)
+
+    monkeypatch.setattr(blocks.ScoreMatrix, "scores", spy)
+    at_first = torch.get_float32_matmul_precision()
+    inputs = embeddings(5, dtype=torch.float32)
+    try:
+        torch.set_float32_matmul_precision(before)
+        loss = hard_negative_nce(*inputs, bf16_products=True)
+        assert torch.get_float32_matmul_precision() == before
+        loss.backward()
+        assert torch.get_float32_matmul_precision() == before
+        hard_negative_nce(*inputs).backward()
+        with pytest.raises(DataError), reduced_products(bf16=True):
+            raise DataError
+        assert torch.get_float32_matmul_precision() == before
+    finally:
+        torch.set_float32_matmul_precision(at_first)
+    assert seen == ["medium", "medium", before, before]
+
+
+def test_bf16_products_leave_the_switch_of_one_back_end_as_it_was():
+    switch = torch.backends.cuda.matmul
+    if not hasattr(switch, "fp32_precision"):
+        pytest.skip("this PyTorch has one switch for all back ends")
+    before = switch.fp32_precision
+    inputs = embeddings(5, dtype=torch.float32)
+    try:
+        switch.fp32_precision = "tf32"
+        hard_negative_nce(*inputs, bf16_products=True).backward()
+        assert switch.fp32_precision == "tf32"
+    finally:
+        switch.fp32_precision = before
+    assert torch.get_float32_matmul_precision() == "highest"
+
+
 class LargestTensor(TorchDispatchMode):
     """Records the most elements of any tensor that an operation returns."""
 
@@ -361,5 +491,10 @@ def test_tensors_that_do_not_fit_are_named():
         info_nce(image, text, scale, caption_ids=torch.zeros(3))
     with pytest.raises(ConfigError, match="scale has shape"):
         info_nce(image, text, torch.ones(3))
+    for negative in (torch.tensor(-5.0), -5.0):
+        with pytest.raises(ConfigError, match="scale is -5"):
+            info_nce(image, text, negative)
+        with pytest.raises(ConfigError, match="scale is -5"):
+            hard_negative_nce(image, text, negative)
     with pytest.raises(ConfigError, match="label_smoothing is 2"):
         info_nce(image, text, scale, label_smoothing=2.0)

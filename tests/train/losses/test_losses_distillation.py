@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from stillroom.errors import ConfigError, DataError
 from stillroom.train.losses import self_distillation, soft_targets, transport_distillation
@@ -290,8 +291,68 @@ def test_a_frozen_text_tower_changes_no_other_gradient():
     torch.testing.assert_close(torch.autograd.grad(frozen, [image, scale]), expected)
 
 
+LOSSES = {"softmax": lambda *a, **kw: self_distillation(*a, 6.0, **kw), "transport": transport_distillation}
+
+
+class ProductsMade(TorchDispatchMode):
+    """Counts the matrix products."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func.overloadpacket.__name__ in ("mm", "addmm", "addmm_")
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
+def test_without_a_backward_pass_to_come_no_gradient_is_computed(loss):
+    inputs = batch(6)
+    with ProductsMade() as training:
+        expected = loss(*inputs).detach()
+    with torch.no_grad(), ProductsMade() as evaluating:
+        value = loss(*inputs)
+    assert torch.equal(value, expected)
+    # Each direction: the student's scores and the teacher's; in training a product for each side's gradient as well.
+    assert (evaluating.count, training.count) == (4, 8)
+
+
+@pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
+def test_second_derivatives_are_refused_not_wrong(loss):
+    inputs = batch(5)
+    with pytest.raises(NotImplementedError, match="first derivatives only"):
+        torch.autograd.grad(loss(*inputs), inputs[0], create_graph=True)
+
+
+@pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
+def test_bf16_products_are_those_of_the_rounded_embeddings(loss):
+    inputs = [tensor.detach() for tensor in batch(40, width=96, teacher_width=64, dtype=torch.float32)]
+    exact = [tensor.bfloat16().double() for tensor in inputs[:4]] + [inputs[4].double()]
+    given = [inputs, exact]
+    for tensors in given:
+        for place in (0, 1, 4):
+            tensors[place].requires_grad_()
+    before = torch.get_float32_matmul_precision()
+    actual = value_and_gradients(loss(*inputs, bf16_products=True), differentiated(inputs))
+    assert torch.get_float32_matmul_precision() == before
+    expected = value_and_gradients(loss(*exact), differentiated(exact))
+    unrounded = loss(*(tensor.detach().double() for tensor in inputs))
+    assert abs(float(expected[0] - unrounded)) > 1e-5 * float(unrounded)
+    torch.testing.assert_close(expected[0], unrounded, rtol=1e-3, atol=0)
+    # The weighted terms are made of rounded features in float32, which the processor may round again.
+    torch.testing.assert_close(actual[0].double(), expected[0], rtol=1e-4, atol=0)
+    for got, wanted in zip(actual[1:], expected[1:], strict=True):
+        torch.testing.assert_close(got.double(), wanted, rtol=1e-2, atol=4e-3 * float(wanted.abs().max()))
+
+
 def test_settings_out_of_range_are_named():
     inputs = batch(4)
+    with pytest.raises(ConfigError, match="teacher_scale is -2"):
+        self_distillation(*inputs, -2.0)
+    for loss in LOSSES.values():
+        with pytest.raises(ConfigError, match="scale is -7"):
+            loss(*inputs[:4], -inputs[4])
     with pytest.raises(ConfigError, match="regularisation is 0"):
         transport_distillation(*inputs, regularisation=0.0)
     with pytest.raises(ConfigError, match="iterations is -1"):

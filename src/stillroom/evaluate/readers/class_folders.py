@@ -43,7 +43,7 @@ class ClassFolders:
         base = root / prefix
         if not base.is_dir():
             raise DataError(f"{base} is missing")
-        folders = [entry for entry in sorted(base.iterdir()) if self._is_class(entry)]
+        folders = [entry for entry in sorted(base.iterdir()) if self.is_class(entry)]
         if not folders:
             raise DataError(f"{base} holds no folder of pictures")
         if self.wordnet:
@@ -53,7 +53,8 @@ class ClassFolders:
         source = FileSource(root=root, items=tuple(items))
         return EvalDataset(name="", kind="classification", source=source, classnames=names)
 
-    def _is_class(self, entry: Path) -> bool:
+    def is_class(self, entry: Path) -> bool:
+        """Return whether this is a folder that is not left out, with pictures in it."""
         shown = entry.is_dir() and not entry.name.startswith(".") and entry.name not in self.exclude
         return shown and bool(pictures(entry))
 
@@ -82,6 +83,11 @@ class ClassFolders:
             classnames=classes.names,
             positives={} if single else positives,
         )
+
+
+def has_class_folders(root: Path) -> bool:
+    """Return whether a folder has a sub-folder with pictures in it, one of a class."""
+    return any(ClassFolders().is_class(entry) for entry in root.iterdir())
 
 
 def check_mapping(path: Path, classes: WordNetClasses) -> None:

@@ -13,9 +13,11 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from stillroom.data.config import DataConfig
 from stillroom.errors import ConfigError, DataError
 from stillroom.evaluate.datasets import open_dataset
 from stillroom.evaluate.items import EvalDataset, Kind, Synonyms
+from stillroom.evaluate.own_pairs import PAIRS, absolute_parts, is_pairs, open_pairs
 from stillroom.evaluate.readers import READERS
 from stillroom.evaluate.readers.hub import hub_folder, is_hub_name
 
@@ -53,9 +55,9 @@ class Task:
         title: one line for people.
         suite: the paper's benchmark that it is part of, or "bundled".
         metric: that stands for the task; retrieval has two, one per direction.
-        path: of the data set; relative to a root (see `locate`), or absolute.
-        reader: "webdataset" (CLIP_benchmark's layout, or an image folder), or a name of `readers.READERS`.
-        parameters: of the reader.
+        path: of the data set; relative to a root (see `locate`), or absolute; of pairs of one's own, DATA.
+        reader: "webdataset" (CLIP_benchmark's layout, or an image folder), a name of `readers.READERS`, or "pairs".
+        parameters: of the reader; of "pairs", a `DataConfig`.
         split: sub-folder with the tars.
         pictures: how many there should be; None if not known. A difference is reported, not refused.
         texts: how many captions there should be, for retrieval.
@@ -97,7 +99,7 @@ class Task:
     def __post_init__(self) -> None:
         if self.kind != "retrieval" and self.kind not in _KINDS[self.metric]:
             raise ConfigError(f"task '{self.name}': metric '{self.metric}' does not go with kind '{self.kind}'")
-        if self.reader not in ("webdataset", *READERS):
+        if self.reader not in ("webdataset", PAIRS, *READERS):
             raise ConfigError(
                 f"task '{self.name}': no reader '{self.reader}'; allowed: webdataset, {', '.join(READERS)}"
             )
@@ -186,46 +188,64 @@ def read_task(path: Path) -> Task:
     return build(Task, {"name": path.stem, **values}, source=str(path))
 
 
-def find_task(name_or_path: str) -> Task:
+def find_task(name_or_path: str, data: DataConfig | None = None) -> Task:
     """Return a task of the list by its name or an entry's name (`x_t2i` finds `x`), or make one of a data set.
 
     Args:
-        name_or_path: a name, the folder of a data set, or "hf-hub:ORGANISATION/NAME".
+        name_or_path: a name, the folder of a data set, "hf-hub:ORGANISATION/NAME", or DATA (pairs of one's own).
+        data: how DATA is read.
 
     Raises:
-        ConfigError: neither a known name nor a folder.
-        DataError: a folder that is no data set, or a data set on the hub that cannot be fetched.
+        ConfigError: neither a known name nor a folder or DATA.
+        DataError: a folder that is no data set, DATA that cannot be used (before a model is loaded or trained for it),
+            or a data set on the hub that cannot be fetched.
     """
     known = list_tasks()
     for task in known:
         if name_or_path in (task.name, *(entry["name"] for entry in task.entries())):
             return task
+    if not is_hub_name(name_or_path) and is_pairs(name_or_path):
+        return _pairs_task(name_or_path, data or DataConfig())
     path = hub_folder(name_or_path) if is_hub_name(name_or_path) else Path(name_or_path)
     if not path.is_dir():
         names = [task.name for task in known]
         close = difflib.get_close_matches(name_or_path, names, n=2)
         meant = f"; did you mean {' or '.join(close)}?" if close else ""
-        allowed = f"{', '.join(names)}, a suite ({', '.join(SUITES)}), or the folder of a data set"
+        allowed = (
+            f"{', '.join(names)}, a suite ({', '.join(SUITES)}), or the folder of a data set, or pairs (tars, table)"
+        )
         raise ConfigError(f"no task '{name_or_path}'{meant}; allowed: {allowed}")
     dataset = open_dataset(path)
     name = name_or_path.rpartition("/")[2] if is_hub_name(name_or_path) else dataset.name
     return Task(name=name, kind=dataset.kind, path=str(path.resolve()), title=f"data set {name}")
 
 
-def find_tasks(names: tuple[str, ...]) -> tuple[Task, ...]:
+def _pairs_task(data: str, config: DataConfig) -> Task:
+    name = open_pairs(data, config).name
+    parameters = dataclasses.asdict(config)
+    path = absolute_parts(data)
+    return Task(name=name, kind="retrieval", path=path, reader=PAIRS, parameters=parameters, title=f"pairs of {name}")
+
+
+def find_tasks(names: tuple[str, ...], data: DataConfig | None = None) -> tuple[Task, ...]:
     """Return the tasks of several names, each once; a suite's name means its tasks, no name at all the whole list.
 
+    Args:
+        names: see `find_task`.
+        data: how DATA is read.
+
     Raises:
-        ConfigError: an unknown name, or two data sets whose folders have the same name.
+        ConfigError: an unknown name, or two data sets whose folders or files have the same name.
+        DataError: as `find_task`.
     """
     known = list_tasks()
     suites = {suite: [task for task in known if task.suite == suite] for suite in SUITES}
     tasks: dict[str, Task] = {}
     for name in names or tuple(task.name for task in known):
-        for task in suites.get(name) or [find_task(name)]:
+        for task in suites.get(name) or [find_task(name, data)]:
             if tasks.setdefault(task.name, task) != task:
                 raise ConfigError(
-                    f"two tasks are named '{task.name}'; rename the folder of one, or evaluate them apart"
+                    f"two tasks are named '{task.name}'; rename the folder or file of one, or evaluate them apart"
                 )
     return tuple(tasks.values())
 

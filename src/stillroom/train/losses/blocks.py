@@ -4,8 +4,8 @@ The matrix z = scale * image @ text.T is never held: a tile is multiplied out, r
 forward pass once and in the backward pass once more. Rows and columns share every tile, so both directions of a
 contrastive loss cost one product forward and, backward, one product again and one for each gradient.
 
-Products run in the type of the embeddings. After `torch.set_float32_matmul_precision("medium")` PyTorch multiplies
-float32 matrices as bf16 with float32 sums where the processor can; everything else here stays float32.
+Products run in the type of the embeddings, float32 or float64, as `inputs.reduced_products` lets them; everything else
+stays in that type.
 """
 
 from __future__ import annotations

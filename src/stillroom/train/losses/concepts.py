@@ -7,10 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from stillroom.errors import DataError
-from stillroom.train.losses.inputs import full_precision
+from stillroom.train.losses.inputs import full_precision, refuse_second_derivatives
 
 # Logits worked on at a time (our choice): the only memory beyond the gradient itself.
 _CHUNK_ELEMENTS = 1 << 18
@@ -28,11 +27,12 @@ def concept_distillation(logits: Tensor, ids: Tensor, probs: Tensor) -> Tensor:
         probs: (N, k) non-negative; used as they are, not renormalised. 0 marks padding, whatever its id.
 
     Returns:
-        0-d loss; 0 for a sample that has only padding. The gradient goes to `logits` alone.
+        0-d loss; 0 for a sample that has only padding. The gradient goes to `logits` alone, first derivatives only.
 
     Raises:
-        DataError: shapes or types do not fit together, or an id is not in [0, C) (on a GPU PyTorch's own check
-            reports the latter, so as not to wait for the device).
+        DataError: shapes or types do not fit together, a probability is negative, or an id is not in [0, C). On a GPU,
+            so as not to wait for it, PyTorch's own check reports the id, and nothing a negative probability.
+        NotImplementedError: the gradient is taken with create_graph.
     """
     if logits.ndim != 2 or ids.ndim != 2 or ids.shape != probs.shape or len(ids) != len(logits):
         raise DataError(
@@ -44,11 +44,18 @@ def concept_distillation(logits: Tensor, ids: Tensor, probs: Tensor) -> Tensor:
     probs = probs.detach().to(device=logits.device, dtype=torch.promote_types(logits.dtype, torch.float32))
     # uint32, the type labels are stored in, cannot index in PyTorch; the id of padding may be anything.
     index = ids.to(device=logits.device, dtype=torch.int64).masked_fill(probs == 0, 0)
-    if index.device.type == "cpu" and bool(((index < 0) | (index >= logits.shape[1])).any()):
-        wrong = index[(index < 0) | (index >= logits.shape[1])][0]
-        raise DataError(f"concept id {int(wrong)} is not among the {logits.shape[1]} classes of the logits")
+    if index.device.type == "cpu":
+        _check_labels(index, probs, logits.shape[1])
     with full_precision(logits):
         return _SparseCrossEntropy.apply(logits, index, probs)
+
+
+def _check_labels(index: Tensor, probs: Tensor, classes: int) -> None:
+    outside = (index < 0) | (index >= classes)
+    if bool(outside.any()):
+        raise DataError(f"concept id {int(index[outside][0])} is not among the {classes} classes of the logits")
+    if bool((probs < 0).any()):
+        raise DataError(f"probs holds {float(probs.min()):g}; give probabilities, which are not negative")
 
 
 class _SparseCrossEntropy(torch.autograd.Function):
@@ -63,8 +70,8 @@ class _SparseCrossEntropy(torch.autograd.Function):
         return terms.masked_fill_(probs == 0, 0.0).sum() / max(len(logits), 1)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        refuse_second_derivatives()
         logits, index, probs, log_norms = ctx.saved_tensors
         weights = probs * (grad / max(len(logits), 1))
         out = torch.empty_like(logits)

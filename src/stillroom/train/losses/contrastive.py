@@ -8,20 +8,20 @@ and the columns by one exchange of N log-sums.
 from __future__ import annotations
 
 import math
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from stillroom.errors import ConfigError
+from stillroom.train.losses.agreement import Call, describe_call, rank_rows
 from stillroom.train.losses.blocks import LogSums, ScoreMatrix, cosine_gradients, negative_log_sums
 from stillroom.train.losses.gather import (
     RankRows,
     gather_detached,
     logsumexp_over_ranks,
-    rank_rows,
     sum_own_rows,
 )
 from stillroom.train.losses.inputs import (
@@ -31,6 +31,9 @@ from stillroom.train.losses.inputs import (
     checked_scale,
     full_precision,
     negative_counts,
+    reduced_products,
+    refuse_second_derivatives,
+    rounded_to_bf16,
 )
 from stillroom.train.losses.smoothing import mean_margin
 
@@ -43,16 +46,19 @@ def info_nce(
     label_smoothing: float = 0.0,
     caption_ids: Tensor | None = None,
     group: dist.ProcessGroup | None = None,
+    bf16_products: bool = False,
 ) -> Tensor:
     """Cross-entropy of picking a pair's own text among all texts, and its own image among all images.
 
     The mean over pairs and both directions, as in open_clip's `ClipLoss`. Computed in float32, or in float64 if an
-    embedding is float64; bf16 and fp16 embeddings are converted.
+    embedding is float64; bf16 and fp16 embeddings are converted, and get gradients of their own type. float16 ends at
+    65,504: gradients of a loss multiplied by 65,536 (`GradScaler`'s start) overflow it at a scale of 100 and few pairs,
+    and the scaler skips the step. float32 embeddings have no such limit.
 
     Args:
         image: (N, D) L2-normalised rows; row i belongs to row i of `text`.
         text: (N, D) L2-normalised rows.
-        scale: exp(logit scale), 0-d; differentiated.
+        scale: exp(logit scale), 0-d, not negative; differentiated.
         label_smoothing: target mass in [0, 1] taken from the pair and spread evenly over its negatives (the convention
             of OTTER's scripts; `torch.nn.functional.cross_entropy` spreads it over the pair too, so that its value
             e N / (N - 1) is e here).
@@ -61,18 +67,21 @@ def info_nce(
         group: ranks whose pairs are negatives too; their numbers of pairs may differ. A rank returns W / N times the
             sum over its own pairs, N counted over all W ranks: averaged over ranks, as DDP does, value and
             gradients are those of one process with all pairs. None never communicates.
+        bf16_products: round float32 embeddings to bf16's 8 binary digits and let the processor multiply matrices so,
+            with float32 sums, where PyTorch knows how to (`inputs.reduced_products`); faster there. The value is that
+            of the rounded embeddings; in the backward pass the scores' gradients may be rounded as well.
 
     Returns:
-        0-d loss.
+        0-d loss, with first derivatives only.
 
     Raises:
-        DataError: the tensors do not fit together.
-        ConfigError: `label_smoothing` or `scale` is out of range.
+        DataError: the tensors do not fit together, on this rank or another, or the ranks' calls differ.
+        ConfigError: `label_smoothing` is out of range, or `scale` is not one number or negative (on a GPU the sign
+            is not looked at, so as not to wait for it).
+        NotImplementedError: the gradient is taken with create_graph.
     """
-    if not 0.0 <= label_smoothing <= 1.0:
-        raise ConfigError(f"label_smoothing is {label_smoothing}; give a share between 0 and 1")
-    settings = {"alpha": 1.0, "beta": 0.0, "label_smoothing": label_smoothing}
-    return _contrastive(image, text, scale, caption_ids, group, **settings)
+    settings = _Settings(loss="info_nce", label_smoothing=label_smoothing, bf16_products=bf16_products)
+    return _contrastive(image, text, scale, caption_ids, group, settings)
 
 
 def hard_negative_nce(
@@ -84,6 +93,7 @@ def hard_negative_nce(
     beta: float = 0.25,
     caption_ids: Tensor | None = None,
     group: dist.ProcessGroup | None = None,
+    bf16_products: bool = False,
 ) -> Tensor:
     """HN-NCE, InfoNCE with harder negatives weighted up (DiHT, Radenovic et al. 2023).
 
@@ -98,24 +108,44 @@ def hard_negative_nce(
     Args:
         image: (N, D) L2-normalised rows; row i belongs to row i of `text`.
         text: (N, D) L2-normalised rows.
-        scale: exp(logit scale), 0-d; differentiated.
+        scale: exp(logit scale), 0-d, not negative; differentiated.
         alpha: weight of the positive in the denominator, in [0, 1].
         beta: how much harder negatives count, at least 0.
         caption_ids: as in `info_nce`; n_i is then the number of negatives that are left.
         group: as in `info_nce`.
+        bf16_products: as in `info_nce`.
 
     Returns:
-        0-d loss, the mean over pairs and both directions, in float32 or better.
+        0-d loss, the mean over pairs and both directions, in float32 or better, with first derivatives only.
 
     Raises:
-        DataError: the tensors do not fit together.
+        DataError: as in `info_nce`, like the last.
         ConfigError: `alpha`, `beta` or `scale` is out of range.
+        NotImplementedError: the gradient is taken with create_graph.
     """
-    if not 0.0 <= alpha <= 1.0:
-        raise ConfigError(f"alpha is {alpha}; give a weight of the positive between 0 and 1")
-    if not 0.0 <= beta < math.inf:
-        raise ConfigError(f"beta is {beta}; give a finite number of at least 0 (0: all negatives weigh the same)")
-    return _contrastive(image, text, scale, caption_ids, group, alpha=alpha, beta=beta, label_smoothing=0.0)
+    settings = _Settings(loss="hard_negative_nce", alpha=alpha, beta=beta, bf16_products=bf16_products)
+    return _contrastive(image, text, scale, caption_ids, group, settings)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Settings:
+    """What does not depend on the pairs: the same on every rank."""
+
+    loss: str
+    alpha: float = 1.0
+    beta: float = 0.0
+    label_smoothing: float = 0.0
+    bf16_products: bool = False
+
+    def check(self) -> None:
+        if not 0.0 <= self.label_smoothing <= 1.0:
+            raise ConfigError(f"label_smoothing is {self.label_smoothing}; give a share between 0 and 1")
+        if not 0.0 <= self.alpha <= 1.0:
+            raise ConfigError(f"alpha is {self.alpha}; give a weight of the positive between 0 and 1")
+        if not 0.0 <= self.beta < math.inf:
+            raise ConfigError(
+                f"beta is {self.beta}; give a finite number of at least 0 (0: all negatives weigh the same)"
+            )
 
 
 def _contrastive(
@@ -124,21 +154,30 @@ def _contrastive(
     scale: Tensor,
     caption_ids: Tensor | None,
     group: dist.ProcessGroup | None,
-    *,
-    alpha: float,
-    beta: float,
-    label_smoothing: float,
+    settings: _Settings,
 ) -> Tensor:
-    check_pairs(image, text)
-    ids = checked_ids(caption_ids, image)
-    with full_precision(image):
-        image, text = at_least_float32(image, text)
+    def check() -> Call:
+        settings.check()
+        check_pairs(image, text)
+        checked_scale(scale, image)
+        return describe_call(
+            image,
+            dtype=at_least_float32(image[:0], text[:0])[0].dtype,
+            caption_ids=checked_ids(caption_ids, image),
+            differentiated={"image": image, "text": text, "scale": scale},
+            settings=asdict(settings),
+        )
+
+    layout = rank_rows(check, image.device, group)
+    with full_precision(image), reduced_products(bf16=settings.bf16_products):
+        rows = at_least_float32(image, text)
+        image, text = (rounded_to_bf16(one) for one in rows) if settings.bf16_products else rows
         scale = checked_scale(scale, image)
-        layout = rank_rows(image, group)
+        ids = checked_ids(caption_ids, image)
         all_ids = None if ids is None else gather_detached(ids, layout)
-        loss = _PairLoss.apply(image, text, scale, all_ids, layout, alpha, beta)
-        if label_smoothing:
-            loss = loss + label_smoothing * mean_margin(image, text, scale, all_ids, layout)
+        loss = _PairLoss.apply(image, text, scale, all_ids, layout, settings, torch.is_grad_enabled())
+        if settings.label_smoothing:
+            loss = loss + settings.label_smoothing * mean_margin(image, text, scale, all_ids, layout)
     return loss
 
 
@@ -178,13 +217,14 @@ class _PairLoss(torch.autograd.Function):
         scale: Tensor,
         ids: Tensor | None,
         layout: RankRows,
-        alpha: float,
-        beta: float,
+        settings: _Settings,
+        grad_enabled: bool,  # noqa: FBT001 - `apply` takes positional arguments only
     ) -> Tensor:
-        own = layout.own
+        own, alpha, beta = layout.own, settings.alpha, settings.beta
         matrix = _score_matrix(image, gather_detached(text, layout), scale, ids, layout)
         powers = (1.0 + beta, beta) if beta else (1.0,)
-        sums = negative_log_sums(matrix, powers, keep=any(ctx.needs_input_grad))
+        # `needs_input_grad` does not know of no_grad.
+        sums = negative_log_sums(matrix, powers, keep=grad_enabled and any(ctx.needs_input_grad))
         columns = logsumexp_over_ranks(sums.columns, layout)
         negatives = negative_counts(ids, layout.total, image)
         diagonal = scale * (image * text).sum(1)
@@ -193,12 +233,12 @@ class _PairLoss(torch.autograd.Function):
 
         ctx.save_for_backward(image, matrix.text, scale, ids, sums.rows, columns, negatives, *sums.kept)
         ctx.shares = row_share, column_share
-        ctx.layout, ctx.powers = layout, powers
+        ctx.layout, ctx.powers, ctx.bf16_products = layout, powers, settings.bf16_products
         return (row_loss.sum() + column_loss.sum()) * (layout.weight / 2)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        refuse_second_derivatives()
         image, all_text, scale, ids, rows, columns, negatives, *kept = ctx.saved_tensors
         layout, own = ctx.layout, ctx.layout.own
         text = all_text[own]
@@ -214,14 +254,15 @@ class _PairLoss(torch.autograd.Function):
         column_weights = gather_detached(own_column_weights, layout)
         signs = grad.new_tensor([1.0, -1.0])[: len(ctx.powers), None]
         need_image, need_text, need_scale = ctx.needs_input_grad[:3]
-        grad_image, grad_text = cosine_gradients(
-            matrix,
-            sums,
-            signs * row_weights,
-            signs * column_weights,
-            image=need_image or (need_scale and not need_text),
-            text=need_text,
-        )
+        with reduced_products(bf16=ctx.bf16_products):
+            grad_image, grad_text = cosine_gradients(
+                matrix,
+                sums,
+                signs * row_weights,
+                signs * column_weights,
+                image=need_image or (need_scale and not need_text),
+                text=need_text,
+            )
         positives = -(row_weights + own_column_weights)[:, None]
         if grad_image is not None:
             grad_image.addcmul_(positives, text)

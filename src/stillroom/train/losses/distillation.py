@@ -1,8 +1,8 @@
 """Soft image-text targets of a teacher, usually a moving average of the student itself.
 
 `self_distillation` takes the teacher's softmax (Cheng et al. 2021), `transport_distillation` the plan of an
-entropic optimal transport (OTTER, by the same authors). Both return their own term only; their published recipes
-add it to InfoNCE with equal weights.
+entropic optimal transport (OTTER, by the same authors). Both return their own term only; OTTER's script adds it to
+InfoNCE with equal weights.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from stillroom.errors import ConfigError
-from stillroom.train.losses.inputs import checked_scale, full_precision
+from stillroom.train.losses.inputs import checked_scale, full_precision, reduced_products
 from stillroom.train.losses.soft_targets import (
     divergence_from_targets,
     kept_if_small,
@@ -35,6 +35,7 @@ def self_distillation(
     diagonal: bool = True,
     caption_ids: Tensor | None = None,
     group: dist.ProcessGroup | None = None,
+    bf16_products: bool = False,
 ) -> Tensor:
     """KL(teacher || student) between the softmaxes of their image-text similarities, the mean over rows and directions.
 
@@ -51,24 +52,42 @@ def self_distillation(
         text: (N, D) L2-normalised student embeddings.
         teacher_image: (N, T) L2-normalised teacher embeddings of the same images; no gradient.
         teacher_text: (N, T) L2-normalised teacher embeddings of the same texts; no gradient.
-        scale: the student's 1 / temperature, 0-d; differentiated. OTTER's script learns one apart from InfoNCE's.
+        scale: the student's 1 / temperature, 0-d, not negative; differentiated. OTTER's script learns one apart from
+            InfoNCE's.
         teacher_scale: the teacher's 1 / temperature (100 in OTTER's script); no gradient.
         image_image: weight of the images' mutual similarity in the targets.
         text_text: weight of the texts' mutual similarity in the targets.
         diagonal: whether a pair's own entry can be a target.
         caption_ids: (N,) integers; other pairs with an equal id are left out of both softmaxes.
         group: ranks whose pairs are candidates too; value and gradient scale as in `info_nce`.
+        bf16_products: as in `info_nce`; for the teacher's embeddings too.
 
     Returns:
-        0-d loss, non-negative, in float32 or better. A row without any target costs 0. OTTER's script adds the two
-        directions up: twice this value.
+        0-d loss, non-negative, in float32 or better, with first derivatives only. A row without any target costs 0.
+        OTTER's script adds the two directions up: twice this value.
 
     Raises:
-        DataError: the tensors do not fit together.
-        ConfigError: a scale is not one number.
+        DataError: the tensors do not fit together, on this rank or another, or the ranks' calls differ.
+        ConfigError: a scale is not one number, or negative (on a GPU the sign is not looked at).
+        NotImplementedError: the gradient is taken with create_graph.
     """
-    pairs = gather_pairs(image, text, teacher_image, teacher_text, caption_ids, group)
-    with full_precision(pairs.image):
+    settings = {
+        "loss": "self_distillation",
+        "image_image": image_image,
+        "text_text": text_text,
+        "diagonal": diagonal,
+        "bf16_products": bf16_products,
+    }
+    pairs = gather_pairs(
+        (image, text),
+        (teacher_image, teacher_text),
+        scale,
+        caption_ids,
+        group,
+        settings=settings,
+        check_settings=lambda: _check_teacher_scale(teacher_scale, teacher_image),
+    )
+    with full_precision(pairs.image), reduced_products(bf16=bf16_products):
         student_scale = checked_scale(scale, pairs.image)
         teacher_logit_scale = checked_scale(teacher_scale, pairs.image, name="teacher_scale").detach()
         total = torch.zeros_like(student_scale)
@@ -98,6 +117,7 @@ def transport_distillation(
     over_ranks: bool = True,
     caption_ids: Tensor | None = None,
     group: dist.ProcessGroup | None = None,
+    bf16_products: bool = False,
 ) -> Tensor:
     """KL(target || student) with targets from optimal transport between a batch's images and texts (OTTER).
 
@@ -105,8 +125,12 @@ def transport_distillation(
     text_text * text_i . text_j plus `regularisation` times the plan's entropy, all rows and all columns carrying
     equal mass: Sinkhorn's iterations on exp(+S / regularisation), so that similar pairs attract mass. Its rows,
     normalised, are the targets; text-to-image has a plan of its own, on S transposed. Sinkhorn runs in the log
-    domain and cannot overflow. Defaults are those of OTTER's training script, where the pair itself is no target
-    (InfoNCE beside this term supplies it).
+    domain and cannot overflow.
+
+    Defaults are the values of OTTER's training script, where the pair itself is meant to be no target (InfoNCE beside
+    this term supplies it). On one process the targets are the script's. Over ranks they are not: its mask has no
+    offset for the rank, so that on ranks 1, 2, ... the pair itself stays a target and another pair, on rank 0, is left
+    out. Here the pair itself is left out on every rank.
 
     Args:
         image: as in `self_distillation`, like the next four.
@@ -124,20 +148,36 @@ def transport_distillation(
             otherwise each rank's rows have a plan with all columns of their own, without waiting for other ranks.
         caption_ids: (N,) integers; other pairs with an equal id are left out of the plan and the softmax.
         group: ranks whose pairs are candidates too; value and gradient scale as in `info_nce`.
+        bf16_products: as in `info_nce`; for the teacher's embeddings too.
 
     Returns:
         0-d loss as in `self_distillation`.
 
     Raises:
-        DataError: the tensors do not fit together.
+        DataError: as in `self_distillation`, like the last.
         ConfigError: `regularisation`, `iterations` or `scale` is out of range.
+        NotImplementedError: the gradient is taken with create_graph.
     """
-    if not regularisation > 0.0:
-        raise ConfigError(f"regularisation is {regularisation}; give a positive number (OTTER's script: 0.15)")
-    if iterations < 0:
-        raise ConfigError(f"iterations is {iterations}; give 0 or more (OTTER's script: 5)")
-    pairs = gather_pairs(image, text, teacher_image, teacher_text, caption_ids, group)
-    with full_precision(pairs.image):
+    settings = {
+        "loss": "transport_distillation",
+        "regularisation": regularisation,
+        "iterations": iterations,
+        "image_image": image_image,
+        "text_text": text_text,
+        "diagonal": diagonal,
+        "over_ranks": over_ranks,
+        "bf16_products": bf16_products,
+    }
+    pairs = gather_pairs(
+        (image, text),
+        (teacher_image, teacher_text),
+        scale,
+        caption_ids,
+        group,
+        settings=settings,
+        check_settings=lambda: _check_transport(regularisation, iterations),
+    )
+    with full_precision(pairs.image), reduced_products(bf16=bf16_products):
         student_scale = checked_scale(scale, pairs.image)
         kernel_scale = torch.full_like(student_scale, 1.0 / regularisation).detach()
         total = torch.zeros_like(student_scale)
@@ -159,3 +199,14 @@ def transport_distillation(
                 exclusions=pairs.exclusions,
             )
     return total * (pairs.layout.weight / 2)
+
+
+def _check_teacher_scale(teacher_scale: Tensor | float, rows: Tensor) -> None:
+    checked_scale(teacher_scale, rows, name="teacher_scale")
+
+
+def _check_transport(regularisation: float, iterations: int) -> None:
+    if not regularisation > 0.0:
+        raise ConfigError(f"regularisation is {regularisation}; give a positive number (OTTER's script: 0.15)")
+    if iterations < 0:
+        raise ConfigError(f"iterations is {iterations}; give 0 or more (OTTER's script: 5)")

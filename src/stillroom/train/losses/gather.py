@@ -9,6 +9,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from stillroom.train.losses.inputs import refuse_second_derivatives
+
 
 @dataclass(frozen=True, kw_only=True)
 class RankRows:
@@ -42,16 +44,6 @@ class RankRows:
         return len(self.counts) / max(self.total, 1)
 
 
-def rank_rows(rows: Tensor, group: dist.ProcessGroup | None) -> RankRows:
-    """Exchange the ranks' numbers of rows; every rank of `group` has to call it."""
-    if group is None:
-        return RankRows(group=None, rank=0, counts=(len(rows),))
-    count = torch.tensor([len(rows)], device=rows.device)
-    counts = [torch.empty_like(count) for _ in range(dist.get_world_size(group))]
-    dist.all_gather(counts, count, group=group)
-    return RankRows(group=group, rank=dist.get_rank(group), counts=tuple(torch.cat(counts).tolist()))
-
-
 def gather_rows(rows: Tensor, layout: RankRows) -> Tensor:
     """The rows of all ranks (N, ...), in rank order; the gradient of a row is summed over the ranks that used it."""
     return rows if layout.group is None else _GatherRows.apply(rows, layout)
@@ -72,18 +64,28 @@ def gather_detached(rows: Tensor, layout: RankRows) -> Tensor:
 
 
 def sum_own_rows(rows: Tensor, layout: RankRows) -> Tensor:
-    """Sum the ranks' (N, ...) tensors and return this rank's own rows of the sum."""
+    """Sum the ranks' (N, ...) tensors and return this rank's own rows of the sum; `rows` stays as it is."""
     if layout.group is None:
         return rows
+    if not _scatters_sums(rows, layout.group):
+        total = rows.clone()
+        dist.all_reduce(total, group=layout.group)
+        # A copy, so that the other ranks' rows are not held with it.
+        return total[layout.own].clone()
     longest = max(layout.counts)
     parts = []
     for part in rows.split(layout.counts):
         padded = part.new_zeros(longest, *part.shape[1:])
         padded[: len(part)] = part
         parts.append(padded)
-    total = torch.empty_like(parts[0])
-    dist.reduce_scatter(total, parts, group=layout.group)
-    return total[: layout.counts[layout.rank]]
+    own = torch.empty_like(parts[0])
+    dist.reduce_scatter(own, parts, group=layout.group)
+    return own[: layout.counts[layout.rank]]
+
+
+def _scatters_sums(rows: Tensor, group: dist.ProcessGroup) -> bool:
+    """Whether to use reduce_scatter: gloo lacked it before PyTorch 2.8, and makes it of all-reduces since."""
+    return rows.device.type != "cpu" and dist.get_backend(group) != "gloo"
 
 
 def logsumexp_over_ranks(values: Tensor, layout: RankRows) -> Tensor:
@@ -106,4 +108,5 @@ class _GatherRows(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        refuse_second_derivatives()
         return sum_own_rows(grad.contiguous(), ctx.layout), None

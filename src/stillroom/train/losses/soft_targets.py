@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from stillroom.train.losses.gather import RankRows, logsumexp_over_ranks
+from stillroom.train.losses.inputs import refuse_second_derivatives
 
 # Scores worked on at a time (our choice); a few such chunks are held at once.
 _CPU_CHUNK_ELEMENTS = 1 << 20
@@ -72,7 +72,7 @@ def divergence_from_targets(
     Returns:
         0-d sum.
     """
-    return _RowDivergence.apply(query, keys, scale, target_logits, exclusions)
+    return _RowDivergence.apply(query, keys, scale, target_logits, exclusions, torch.is_grad_enabled())
 
 
 def sinkhorn_column_potentials(
@@ -129,12 +129,19 @@ def shifted(logits_of: RowLogits, shifts: Tensor) -> RowLogits:
 class _RowDivergence(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, query: Tensor, keys: Tensor, scale: Tensor, target_logits: RowLogits, exclusions: Exclusions
+        ctx: Any,
+        query: Tensor,
+        keys: Tensor,
+        scale: Tensor,
+        target_logits: RowLogits,
+        exclusions: Exclusions,
+        grad_enabled: bool,  # noqa: FBT001 - `apply` takes positional arguments only
     ) -> Tensor:
         value = query.new_zeros(())
-        differentiated = any(ctx.needs_input_grad[:3])
-        grad_query = torch.zeros_like(query) if differentiated else None
-        grad_keys = torch.zeros_like(keys) if ctx.needs_input_grad[1] else None
+        # `needs_input_grad` does not know of no_grad.
+        needed = [grad_enabled and need for need in ctx.needs_input_grad[:3]]
+        grad_query = torch.zeros_like(query) if any(needed) else None
+        grad_keys = torch.zeros_like(keys) if needed[1] else None
         for rows in row_chunks(len(query), len(keys), query.device):
             logits = (query[rows] @ keys.T).mul_(scale)
             exclusions.leave_out_equal_captions(logits, rows)
@@ -152,9 +159,9 @@ class _RowDivergence(torch.autograd.Function):
         return value
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        return *(None if saved is None else saved * grad for saved in ctx.saved_tensors), None, None
+        refuse_second_derivatives()
+        return *(None if saved is None else saved * grad for saved in ctx.saved_tensors), None, None, None
 
 
 def _divergence(logits: Tensor, target_logits: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -9,8 +10,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from stillroom.errors import DataError
-from stillroom.train.losses.gather import RankRows, gather_detached, gather_rows, rank_rows
-from stillroom.train.losses.inputs import at_least_float32, check_pairs, checked_ids
+from stillroom.train.losses.agreement import Call, describe_call, rank_rows
+from stillroom.train.losses.gather import RankRows, gather_detached, gather_rows
+from stillroom.train.losses.inputs import at_least_float32, check_pairs, checked_ids, checked_scale, rounded_to_bf16
 from stillroom.train.losses.soft_targets import Exclusions, RowLogits
 
 
@@ -47,25 +49,51 @@ class Direction:
 
 
 def gather_pairs(
-    image: Tensor,
-    text: Tensor,
-    teacher_image: Tensor,
-    teacher_text: Tensor,
+    student: tuple[Tensor, Tensor],
+    teacher: tuple[Tensor, Tensor],
+    scale: Tensor,
     caption_ids: Tensor | None,
     group: dist.ProcessGroup | None,
+    *,
+    settings: Mapping[str, object],
+    check_settings: Callable[[], None],
 ) -> StudentAndTeacher:
-    """Check a batch, convert it to one precision and learn from the other ranks what to leave out."""
-    check_pairs(image, text)
-    check_pairs(teacher_image, teacher_text, names="teacher image and text")
-    if len(teacher_image) != len(image):
-        raise DataError(
-            f"the teacher has {len(teacher_image)} pairs and the student {len(image)}; give the same pairs to both"
+    """Check a batch, convert it to one precision and learn from the other ranks what to leave out.
+
+    Args:
+        student: (n, D) image and text.
+        teacher: (n, T) image and text.
+        scale: the student's.
+        caption_ids: (n,), or None.
+        group: the ranks.
+        settings: of the loss, the same on every rank; with "bf16_products" embeddings are rounded.
+        check_settings: raises a `ConfigError` if these or a scale of the teacher's cannot be.
+    """
+
+    def check() -> Call:
+        check_settings()
+        check_pairs(*student)
+        check_pairs(*teacher, names="teacher image and text")
+        if len(teacher[0]) != len(student[0]):
+            raise DataError(
+                f"the teacher has {len(teacher[0])} pairs and the student {len(student[0])}; "
+                "give the same pairs to both"
+            )
+        checked_scale(scale, student[0])
+        return describe_call(
+            student[0],
+            dtype=at_least_float32(*(rows[:0] for rows in (*student, *teacher)))[0].dtype,
+            caption_ids=checked_ids(caption_ids, student[0]),
+            differentiated={"image": student[0], "text": student[1], "scale": scale},
+            settings={**settings, "teacher's embedding width": teacher[0].shape[1]},
         )
-    ids = checked_ids(caption_ids, image)
-    image, text, teacher_image, teacher_text = at_least_float32(
-        image, text, teacher_image.detach(), teacher_text.detach()
+
+    layout = rank_rows(check, student[0].device, group)
+    ids = checked_ids(caption_ids, student[0])
+    features = at_least_float32(*student, *(rows.detach() for rows in teacher))
+    image, text, teacher_image, teacher_text = (
+        [rounded_to_bf16(rows) for rows in features] if settings["bf16_products"] else features
     )
-    layout = rank_rows(image, group)
     exclusions = Exclusions(
         own_ids=ids, all_ids=None if ids is None else gather_detached(ids, layout), offset=layout.start
     )

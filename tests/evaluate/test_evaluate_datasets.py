@@ -182,3 +182,13 @@ def test_neither_layout(tmp_path):
     write_tar(tmp_path / "0.tar", [("a.png", b"x")])
     with pytest.raises(DataError, match="number of tars"):
         open_dataset(tmp_path)
+
+
+def test_one_folder_of_pictures_is_no_classification(tmp_path, encode):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "a.png").write_bytes(encode())
+    with pytest.raises(DataError, match=r"has one folder of pictures, 'images', and to tell classes apart takes two$"):
+        open_dataset(tmp_path)
+    (tmp_path / "pairs.tsv").write_text("filepath\ttitle\nimages/a.png\ta ball\n")
+    with pytest.raises(DataError, match=r"takes two; for the pairs in pairs.tsv give .*pairs.tsv$"):
+        open_dataset(tmp_path)

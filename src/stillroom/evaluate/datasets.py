@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from stillroom.config_io import build
 from stillroom.data.config import DataConfig
+from stillroom.data.tables import TABLE_EXTENSIONS
 from stillroom.errors import ConfigError, DataError
 from stillroom.evaluate.items import EvalDataset
 from stillroom.evaluate.names import class_names
@@ -52,6 +53,12 @@ def open_dataset(path: Path | str, *, split: str = "test") -> EvalDataset:
             "nor tars or pictures with captions"
         )
     folders = ClassFolders().read(root)
+    if len(folders.classnames) < 2:
+        tables = sorted(entry.name for entry in root.iterdir() if entry.suffix.lower() in TABLE_EXTENSIONS)
+        raise DataError(
+            f"{root} has one folder of pictures, '{folders.classnames[0]}', and to tell classes apart takes two"
+            + (f"; for the pairs in {tables[0]} give {root / tables[0]}" if tables else "")
+        )
     names = own_classnames(root) or folders.classnames
     if len(names) != len(folders.classnames):
         raise DataError(f"{root / 'classnames.txt'} has {len(names)} lines for {len(folders.classnames)} class folders")

@@ -117,5 +117,5 @@ def test_a_shard_without_labels_is_named(stored):
     labels = stored({"a": keys(0, 1, 2)})
     check_shards(labels, slots(3, 0), SHARDS)
     assert counted(labels, (0,), (0, 1)).unlabelled == (("b", "000", 2),)
-    with pytest.raises(DataError, match=r"1 of 2 shards have no pseudo-labels, e\.g\. b/"):
+    with pytest.raises(DataError, match=r"1 of 2 shards have no pseudo-labels, e\.g\. b: "):
         check_shards(labels, slots(3, 1), SHARDS)

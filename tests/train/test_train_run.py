@@ -14,9 +14,12 @@ from stillroom import load_model
 from stillroom.artifacts import StageWriter
 from stillroom.concepts import features, steps, teacher
 from stillroom.concepts.vocabulary import Concept, format_vocabulary, vocabulary_digest
+from stillroom.config_io import build
 from stillroom.data import open_data
 from stillroom.errors import ArtifactError, ConfigError, DataError, StillroomError
 from stillroom.train import loop
+from stillroom.train.config_loss import LossConfig
+from stillroom.train.objective import PairTensors, pair_losses
 from stillroom.train.run import run
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -313,3 +316,27 @@ def test_fine_tuning_starts_from_a_run(data, trained, tmp_path):
     run(data, replace(tiny, optimizer=replace(tiny.optimizer, lr=1e-9, weight_decay=0.0)), tmp_path / "a")
     before, after = weights(trained[0]), weights(tmp_path / "a")
     assert all(torch.allclose(before[key], after[key], atol=1e-6) for key in before)
+
+
+def test_no_memory_is_one_line_that_says_what_to_lower(data, tmp_path, monkeypatch):
+    def full(*given):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has")
+
+    monkeypatch.setattr(loop.Trainer, "step", full)
+    with pytest.raises(StillroomError, match=r"^the GPU has no memory for 2.00 GiB more; lower micro_batch$"):
+        run(data, config(), tmp_path / "out")
+
+
+@pytest.mark.parametrize("loss", [{"contrastive": "info_nce"}, {"contrastive": "hard_negative_nce"}])
+def test_products_in_bf16_reach_the_loss(loss):
+    pairs = {name: torch.nn.functional.normalize(torch.randn(16, 32), dim=1) for name in ("image", "text")}
+    scales = {"scale": torch.tensor(14.3), "soft_scale": None}
+
+    def value(pairs, **options):
+        given = build(LossConfig, {**loss, **options}, source="test")
+        ids = torch.arange(16)
+        return pair_losses(PairTensors(**pairs, **scales), None, given, ids, None)["contrastive"]
+
+    rounded = {name: one.bfloat16().float() for name, one in pairs.items()}
+    assert value(pairs, bf16_products=True) == pytest.approx(float(value(rounded)), rel=1e-6)
+    assert value(pairs) != value(rounded)

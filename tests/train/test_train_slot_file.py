@@ -12,7 +12,7 @@ from stillroom.records import Fault
 from stillroom.train import assemble, loop
 from stillroom.train.faults import FaultList, collect_faults
 from stillroom.train.run import run
-from stillroom.train.slot_file import SlotFile
+from stillroom.train.slot_file import CAPTIONS, SlotFile
 from stillroom.train.slots import SlotCounts, count_slots
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -55,12 +55,14 @@ def test_a_resumed_run_counts_nothing_and_ends_as_one_that_was_left_alone(data, 
     recipe = config(model=model, workers=1)
     whole = run(str(data), recipe, tmp_path / "whole")
     dying(data, recipe, tmp_path / "out")
+    assert (tmp_path / "out" / CAPTIONS).exists() == ("lock_text" in model)
     uncounted(monkeypatch)
     assert run(str(data), recipe, tmp_path / "out", resume=True) == whole
     assert whole["faults"] == {"caption_empty": 3, "image_unreadable": 2}
     assert equal(weights(tmp_path / "whole"), weights(tmp_path / "out"))
     for name in ("slots.json", "faults.json"):
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "out" / name).read_bytes()
+    assert not (tmp_path / "out" / CAPTIONS).exists()  # a model's folder is handed on
 
 
 @pytest.mark.parametrize("memory", [0, 1024])

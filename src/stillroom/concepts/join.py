@@ -102,11 +102,11 @@ class PseudoLabels:
         return {kind: (ids[kind], probs[kind]) for kind in ids}
 
 
-def missing_line(missing: int, total: int, few: Sequence[tuple[str, str]]) -> str:
-    """Return what to tell the user of pairs without labels."""
+def missing_line(missing: int, total: int, few: Sequence[tuple[str, ...]], *, what: str = "pairs") -> str:
+    """Return what to tell the user of `what` without labels: pairs as (shard, key), or shards as (shard,)."""
     named = ", ".join("/".join(pair) for pair in few)
     return (
-        f"{missing:,} of {total:,} pairs have no pseudo-labels, e.g. {named}: "
+        f"{missing:,} of {total:,} {what} have no pseudo-labels, e.g. {named}: "
         "run 'stillroom concepts' on the same DATA and --keep as the training"
     )
 

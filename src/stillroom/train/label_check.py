@@ -25,7 +25,7 @@ def check_shards(labels: PseudoLabels, slots: SlotCounts, shards: Sequence[Shard
     known = set(labels.stage.shards)
     lost = [name for name in used if name not in known]
     if lost:
-        raise DataError(missing_line(len(lost), len(used), [(lost[0], "...")]).replace("pairs", "shards", 1))
+        raise DataError(missing_line(len(lost), len(used), [(lost[0],)], what="shards"))
 
 
 def check_pairs(labels: PseudoLabels, source: MemorySource) -> None:

@@ -158,8 +158,7 @@ class Trainer:
         """
         student, average = self.gradients.student, self.gradients.average
         state = {
-            **self.weights(steps_done),
-            "state_dict": student.model.state_dict(),
+            **self._described(steps_done, student.model),
             "optimizer": self.optimizer.state_dict(),
             "pairs": self.pairs,
             "order": self.order,
@@ -175,13 +174,11 @@ class Trainer:
 
     def weights(self, steps_done: int) -> dict[str, Any]:
         """Return the model that the run is for with open_clip's keys; not enough to go on training."""
+        return self._described(steps_done, self.exported())
+
+    def _described(self, steps_done: int, model: Any) -> dict[str, Any]:
         epoch = steps_done * self.config.batch_size // self.pairs
-        return {
-            "epoch": epoch,
-            "name": "stillroom",
-            "state_dict": self.exported().state_dict(),
-            "step": steps_done,
-        }
+        return {"epoch": epoch, "name": "stillroom", "state_dict": model.state_dict(), "step": steps_done}
 
     def restore(self, state: dict[str, Any]) -> int:
         """Load a checkpoint of the same run; return how many steps were done.
